@@ -1,0 +1,58 @@
+"""Gieok: the brain of an offline, Korean-first assistant, in this process. `from engine import Engine`."""
+
+from engine.engine import Embeddings, Engine, Status
+from engine.errors import (
+    Cancelled,
+    ConfigError,
+    ContextOverflow,
+    DownloadError,
+    EngineClosed,
+    EngineError,
+    InvalidInput,
+    MemoryNotFound,
+    ModelCorrupt,
+    ModelNotFound,
+    OutOfBudget,
+    SchemaError,
+    StoreError,
+    StoreLocked,
+)
+from engine.inputs import CATEGORIES
+from engine.metrics import Progress, Usage
+from engine.records import Hit, Memory
+from engine.sampling import Sampling
+from engine.stream import Stream
+from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
+
+__all__ = [
+    "CATEGORIES",
+    "Cancelled",
+    "Classification",
+    "ConfigError",
+    "ContextOverflow",
+    "DownloadError",
+    "Embeddings",
+    "Engine",
+    "EngineClosed",
+    "EngineError",
+    "ExtractedItem",
+    "ExtractedMemory",
+    "Hit",
+    "InvalidInput",
+    "Memory",
+    "MemoryNotFound",
+    "ModelCorrupt",
+    "ModelNotFound",
+    "OutOfBudget",
+    "Progress",
+    "Reply",
+    "SchemaError",
+    "Sampling",
+    "Status",
+    "StoreError",
+    "StoreLocked",
+    "Stream",
+    "Summary",
+    "Understanding",
+    "Usage",
+]

@@ -1,0 +1,619 @@
+"""The facade: one class, sync, with async twins derived. It joins the worker, the models, the tasks and the memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+
+from engine.errors import InvalidInput
+from engine.inputs import CATEGORIES, Moment, Turn, check_dialogue, check_moment, check_text, check_texts
+from engine.metrics import Progress, ProgressCallback, report
+from engine.sampling import Sampling, SamplingParams, resolve
+from engine.stream import Stream
+from engine.twins import Threads, twin
+from engine.worker import Worker, cancels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.config import ModelSpec
+    from engine.constrain import Grammar
+    from engine.generation import Finished, Generation, Scoring
+    from engine.korean.morphemes import Analyser
+    from engine.memory import Hit, Memory, MemoryStore
+    from engine.models import LoadedModel
+    from engine.runner import Runner
+    from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
+
+Messages = str | Sequence[Mapping[str, object]]
+Categories = Iterable[str] | Mapping[str, str]
+Head = Literal["dense", "sparse", "multi"]
+HEADS: tuple[Head, ...] = ("dense", "sparse", "multi")
+_BACKGROUND = 1  # priority of extraction and summaries: behind chat
+_EMBED_AT_ONCE = 16  # texts a job of the compute thread, so that running streams go on between
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors of n texts: `dense` (n, d) float32, unit length; a head that was not asked for or is not there is None."""
+
+    dense: NDArray[np.float32] | None
+    sparse: list[dict[int, float]] | None = None
+    multi: list[NDArray[np.float32]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        dense = None if self.dense is None else self.dense.tolist()
+        return {"dense": dense, "sparse": self.sparse, "multi": self.multi}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an engine holds: `resident` is the bytes of RAM of the whole process."""
+
+    profile: str
+    home: str
+    models: str
+    loaded: tuple[LoadedModel, ...]
+    resident: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One answer to be written, before a model has seen it."""
+
+    turns: tuple[Turn, ...]
+    model: str
+    params: SamplingParams
+    grammar: Grammar | None = None
+    schema: Any = None
+    priority: int = 0
+
+
+class _Running:
+    """A generation and what it takes to stop it."""
+
+    def __init__(self, generation: Generation, runner: Runner, check: Callable[[], None]) -> None:
+        self.out, self.check = generation.out, check
+        self._generation, self._runner = generation, runner
+
+    def cancel(self) -> None:
+        self._generation.cancelled = True
+        self._runner.interrupt()
+
+
+class Engine:
+    """Chat, memory and understanding in this process; models load when first used.
+
+    `config` is a models.toml laid over the packaged one, `profile` a profile of it, `home` the folder of this
+    application's memories, `models` role → model name or path over the profile. `progress` is called with
+    `Progress` from the thread that does the work; returning False cancels it. Raises `ConfigError`,
+    `ModelNotFound`. May be shared between threads; not usable after `fork`.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | None = None,
+        *,
+        profile: str | None = None,
+        home: str | os.PathLike[str] | None = None,
+        models: Mapping[str, str] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        from engine import config as configuration
+        from engine.models import Models, resolve_roles
+
+        self._config = configuration.load(config)
+        self._profile = profile or os.environ.get("GIEOK_PROFILE") or "default"
+        self._home = Path(home or os.environ.get("GIEOK_HOME") or _default_home()).expanduser().absolute()
+        self._progress = progress
+        self._models = Models(self._config, resolve_roles(self._config, self._profile, models or {}), progress)
+        self._worker = Worker(self._models)
+        self.threads = Threads(self._worker.check)
+        self._lock = threading.Lock()
+        self._memory: MemoryStore | None = None
+        self._morphemes: Analyser | None = None
+        self._label_vectors: dict[object, NDArray[np.float32]] = {}
+        self._priors: dict[object, dict[str, float]] = {}
+        # also at interpreter exit, and when an engine is dropped without close
+        self._release = weakref.finalize(self, _release, self._worker, self.threads)
+
+    # ---- chat
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        context: str | Sequence[str | Hit] | None = None,
+        schema: Any = None,
+        model: str | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Reply:
+        """Answer a message or a conversation.
+
+        `context` is quoted as data before the last user message. `schema` is a JSON Schema or a pydantic model that
+        the answer follows; `Reply.parsed` is its value, or None if `max_tokens` ended the answer early. `model` is a
+        role or a model name. Raises `InvalidInput`, `ContextOverflow`, `SchemaError`, `ModelNotFound`,
+        `EngineClosed`.
+        """
+        request = self._chat_request(messages, context, schema, model, sampling)
+        return self._stream(request).open().reply
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        context: str | Sequence[str | Hit] | None = None,
+        schema: Any = None,
+        model: str | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Stream:
+        """Answer like `chat`, piece by piece; errors of input and loading are raised here."""
+        return self._stream(self._chat_request(messages, context, schema, model, sampling)).open()
+
+    def astream(
+        self,
+        messages: Messages,
+        *,
+        context: str | Sequence[str | Hit] | None = None,
+        schema: Any = None,
+        model: str | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Stream:
+        """Answer like `stream`, for `async for`; the model is loaded at the first piece, off the event loop."""
+        return self._stream(self._chat_request(messages, context, schema, model, sampling))
+
+    def tokens(self, messages: Messages, *, model: str = "chat") -> list[int]:
+        """Return the token ids that `model` would read for `messages`. Raises as `chat` does."""
+        self._worker.check()
+        turns = check_dialogue(messages, limit=None)
+        return self._worker.call(lambda: self._models.runner(model).encode(turns))
+
+    # ---- tasks
+
+    def extract_memory(
+        self, dialogue: Messages, *, at: Moment | None = None, store: bool = False, user: str = "default"
+    ) -> ExtractedMemory:
+        """Return what the user said that is worth remembering; every quote is verbatim in its user turn.
+
+        `at` is when the dialogue took place (default: now), for days such as 어제. With `store` the items are
+        remembered for `user`. Raises `InvalidInput`, `ContextOverflow`, `ModelNotFound`, `EngineClosed`.
+        """
+        from engine import tasks
+        from engine.constrain import Grammar
+
+        self._worker.check()
+        turns, moment = check_dialogue(dialogue), check_moment(at, "at") or _now()
+        grammar = tasks.extraction_grammar(turns)
+        if grammar is None:
+            return tasks.ExtractedMemory()
+        asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": tasks.extraction_budget(turns)}
+        request = _Request(
+            tasks.extraction_turns(turns),
+            "extraction",
+            self._params("extraction", asked),
+            Grammar.lark(grammar),
+            priority=_BACKGROUND,
+        )
+        found = tasks.parse_extraction(self._stream(request).open().reply.text, turns, moment)
+        if store:
+            self._store_items(found, user)
+        return found
+
+    @overload
+    def classify(
+        self, texts: str, categories: Categories = CATEGORIES, *, abstain: float | None = None
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self, texts: Iterable[str], categories: Categories = CATEGORIES, *, abstain: float | None = None
+    ) -> list[Classification]: ...
+    def classify(
+        self, texts: str | Iterable[str], categories: Categories = CATEGORIES, *, abstain: float | None = None
+    ) -> Classification | list[Classification]:
+        """Say which category a text belongs to, or each of several; nothing is generated.
+
+        `categories` are names, or name → description; below the confidence `abstain` the label is None. Raises
+        `InvalidInput`, `ModelNotFound`, `EngineClosed`.
+        """
+        from engine import tasks
+
+        self._worker.check()
+        checked, single = check_texts(texts)
+        labels = tasks.check_categories(categories)
+        if abstain is not None and not 0 <= abstain <= 1:
+            raise InvalidInput(f"abstain must be between 0 and 1, not {abstain}")
+        by_meaning = self._models.spec("classification").kind == "embedding"
+        found = (self._by_meaning if by_meaning else self._by_logits)(checked, labels, abstain) if checked else []
+        return found[0] if single else found
+
+    def summarize(self, dialogue: Messages, *, max_words: int | None = None) -> Summary:
+        """Summarise a text or a dialogue in its language.
+
+        `max_words` bounds the words of the result. Raises `ContextOverflow` where the dialogue does not fit the
+        model's context, `InvalidInput`, `ModelNotFound`, `EngineClosed`.
+        """
+        from engine import tasks
+
+        self._worker.check()
+        if max_words is not None and max_words < 1:
+            raise InvalidInput(f"max_words must be at least 1, not {max_words}")
+        turns = tasks.summary_turns(check_dialogue(dialogue, limit=None), max_words)
+        request = _Request(
+            turns, "summary", self._params("summary", {"temperature": 0.0}), priority=_BACKGROUND
+        )
+        reply = self._stream(request).open().reply
+        return tasks.Summary(tasks.cut_words(reply.text, max_words), reply.usage)
+
+    def understand(self, text: str, *, at: Moment | None = None) -> Understanding:
+        """Say what a user wants, by rules: intent, question or not, keywords, the days named, memory needed or not.
+
+        `at` is when it was said (default: now). Raises `InvalidInput`, `EngineClosed`.
+        """
+        from engine.korean.dates import resolve as resolve_dates
+        from engine.korean.intent import understand_rules
+        from engine.tasks import Understanding
+
+        self._worker.check()
+        check_text(text)
+        rules = understand_rules(text)
+        when = resolve_dates(text, check_moment(at, "at") or _now())
+        keywords = self._analyser().keywords(text)
+        return Understanding(rules.intent, rules.is_question, keywords, when, rules.needs_memory)
+
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        kind: Literal["passage", "query"] = "passage",
+        heads: Sequence[Head] = HEADS,
+    ) -> Embeddings:
+        """Return the vectors of one text or several; a single string gives n = 1.
+
+        `kind="query"` is for what is searched with, where the model tells the two apart. Raises `InvalidInput`,
+        `ModelNotFound`, `EngineClosed`.
+        """
+        self._worker.check()
+        checked, _ = check_texts(texts)
+        if kind not in ("passage", "query"):
+            raise InvalidInput(f"kind must be 'passage' or 'query', not {kind!r}")
+        if unknown := set(heads) - set(HEADS):
+            raise InvalidInput(f"{sorted(unknown)[0]!r} is not a head; there are {', '.join(HEADS)}")
+        return Embeddings(self._embed(checked, kind) if "dense" in heads else None)
+
+    # ---- memory
+
+    def remember(
+        self,
+        texts: str | Iterable[str],
+        *,
+        category: str | None = None,
+        when: Moment | None = None,
+        source: str | None = None,
+        user: str = "default",
+    ) -> list[Memory]:
+        """Store each text as it is and return its memory, in order; they are on disk when this returns.
+
+        A text that this user stored before gives the memory there is. `when` is when it happened or holds. Raises
+        `InvalidInput`, `ModelNotFound`, `StoreError`, `StoreLocked`, `EngineClosed`.
+        """
+        self._worker.check()
+        checked, _ = check_texts(texts)
+        return self._store().remember(checked, category=category, when=when, source=source, user=user)
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 5,
+        category: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        source: str | None = None,
+        user: str = "default",
+        min_score: float | None = None,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """Return the at most `k` memories nearest in meaning to `query`, best first; `Hit.score` is from 0 to 1.
+
+        `since` and `until` are inclusive and hold for `Memory.when`, else `created`. Raises `InvalidInput`,
+        `ModelNotFound`, `StoreError`, `StoreLocked`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._store().search(
+            query, user=user, k=k, category=category, since=since, until=until, source=source,
+            min_score=min_score, explain=explain,
+        )  # fmt: skip
+
+    def memories(
+        self,
+        *,
+        user: str = "default",
+        category: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int | None = None,
+    ) -> list[Memory]:
+        """Return memories, the last stored first. Raises `InvalidInput`, `StoreError`, `EngineClosed`."""
+        self._worker.check()
+        return self._store().memories(user=user, category=category, since=since, until=until, limit=limit)
+
+    def memory(self, id: str) -> Memory:
+        """Return the memory called `id`. Raises `MemoryNotFound`, `StoreError`, `EngineClosed`."""
+        self._worker.check()
+        return self._store().memory(id)
+
+    def forget(self, id: str) -> None:
+        """Remove a memory for good: its text and vector are then in no file of `home`.
+
+        Raises `MemoryNotFound`, `StoreError`, `EngineClosed`.
+        """
+        self._worker.check()
+        self._store().forget(id)
+
+    def forget_all(self, user: str) -> int:
+        """Remove every memory of `user` for good; return how many. Raises `StoreError`, `EngineClosed`."""
+        self._worker.check()
+        return self._store().forget_all(user)
+
+    # ---- models
+
+    def pull(self, name: str, *, progress: ProgressCallback | None = None) -> list[Path]:
+        """Download the models of a profile, role or name; return where they are. The only method that uses a network.
+
+        What is there already is not fetched again. Raises `DownloadError`, `ModelNotFound`, `Cancelled`.
+        """
+        from engine import hub
+
+        self._worker.check()
+        return [hub.pull(spec, progress=progress or self._progress) for spec in self._wanted(name)]
+
+    def catalogue(self) -> list[dict[str, Any]]:
+        """Return every known model: name, kind, aliases, size in bytes, license, note, and whether it is installed."""
+        from engine import hub
+
+        self._worker.check()
+        shown = {"name", "kind", "aliases", "size", "license", "commercial", "note"}
+        return [
+            {**spec.model_dump(include=shown), "installed": hub.installed(spec)}
+            for spec in self._config.models.values()
+        ]
+
+    def load(self, role: str) -> None:
+        """Load the model of a role or name now. Raises `ModelNotFound`, `ModelCorrupt`, `EngineClosed`."""
+        self._worker.call(lambda: self._models.load(role))
+
+    def unload(self, role: str) -> None:
+        """Free the model of a role or name; its running requests end with `EngineClosed`."""
+        self._worker.call(lambda: self._models.unload(role))
+
+    def status(self) -> Status:
+        """Return what is loaded and how much memory the process takes. Raises `EngineClosed`."""
+        import psutil
+
+        from engine import hub
+
+        self._worker.check()
+        resident = psutil.Process().memory_info().rss
+        return Status(self._profile, str(self._home), str(hub.models_dir()), self._models.loaded, resident)
+
+    def close(self) -> None:
+        """Stop everything and free all memory; afterwards every method raises `EngineClosed`."""
+        self._release()
+        memory = self._memory
+        if memory is not None:
+            memory.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Async twin of `close`."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    # ---- async twins
+
+    achat = twin(chat)
+    atokens = twin(tokens)
+    aextract_memory = twin(extract_memory)
+    aclassify = twin(classify)
+    asummarize = twin(summarize)
+    aunderstand = twin(understand)
+    aembed = twin(embed)
+    aremember = twin(remember)
+    asearch = twin(search)
+    amemories = twin(memories)
+    amemory = twin(memory)
+    aforget = twin(forget)
+    aforget_all = twin(forget_all)
+    apull = twin(pull)
+    aload = twin(load)
+    aunload = twin(unload)
+    astatus = twin(status)
+
+    # ---- inside
+
+    def _chat_request(
+        self, messages: Messages, context: Any, schema: Any, model: str | None, sampling: Mapping[str, Any]
+    ) -> _Request:
+        from engine import tasks
+        from engine.constrain import Grammar
+
+        self._worker.check()
+        turns = tasks.with_context(check_dialogue(messages, limit=None), context)
+        name = model or "chat"
+        if schema is None:
+            return _Request(turns, name, self._params(name, sampling))
+        grammar = Grammar.json(tasks.schema_of(schema))
+        # a penalty on repeated brackets would bend the document
+        return _Request(turns, name, self._params(name, {"repeat_penalty": 1.0, **sampling}), grammar, schema)
+
+    def _params(self, model: str, asked: Mapping[str, Any]) -> SamplingParams:
+        defaults = {**self._config.engine.sampling.model_dump(), **self._models.spec(model).sampling}
+        return resolve(defaults, asked)
+
+    def _stream(self, request: _Request) -> Stream:
+        return Stream(partial(self._start, request), partial(self._conclude, request), self.threads.run)
+
+    def _start(self, request: _Request) -> _Running:
+        return self._worker.call(lambda: self._generate(request))
+
+    def _generate(self, request: _Request) -> _Running:
+        """On the compute thread: load, encode, queue."""
+        from engine.generation import Generation
+
+        runner = self._models.runner(request.model)
+        matcher = runner.matcher(request.grammar) if request.grammar else None
+        prompt = runner.encode(request.turns)
+        generation = Generation(prompt, request.params, priority=request.priority, matcher=matcher)
+        runner.generate(generation, request.params)
+        return _Running(generation, runner, self._worker.check)
+
+    def _conclude(self, request: _Request, finished: Finished) -> Reply:
+        from engine import tasks
+
+        whole = request.schema is not None and finished.finish_reason == "stop"
+        parsed = tasks.parse_as(request.schema, finished.text) if whole else None
+        name = self._models.spec(request.model).name
+        return tasks.Reply(finished.text, name, finished.finish_reason, finished.usage, parsed)
+
+    def _embed(self, texts: list[str], kind: Literal["passage", "query"], role: str = "embedding") -> NDArray[np.float32]:
+        """Embed in short jobs, so that running streams go on between them; (n, d) float32."""
+        import numpy as np
+
+        parts = []
+        for at in range(0, len(texts), _EMBED_AT_ONCE):
+            job = partial(self._embed_job, texts[at : at + _EMBED_AT_ONCE], kind, role)
+            parts.append(self._worker.call(job))
+            if len(texts) > _EMBED_AT_ONCE:
+                report(self._progress, Progress("embed", at + len(parts[-1]), len(texts), "texts"))
+        if parts:
+            return np.concatenate(parts)
+        return np.zeros((0, self._worker.call(lambda: self._models.embedder(role).dim)), np.float32)
+
+    def _embed_job(self, texts: list[str], kind: Literal["passage", "query"], role: str) -> NDArray[np.float32]:
+        return self._models.embedder(role).embed(texts, kind)
+
+    def _by_meaning(
+        self, texts: list[str], labels: dict[str, str], abstain: float | None
+    ) -> list[Classification]:
+        from engine import tasks
+
+        key = tuple(labels.items())
+        if key not in self._label_vectors:
+            examples = tasks.label_examples(labels)
+            flat = [text for texts in examples.values() for text in texts]
+            vectors = self._embed(flat, "query", "classification")
+            self._label_vectors[key] = tasks.label_vectors(vectors, [len(e) for e in examples.values()])
+        scores = self._embed(texts, "query", "classification") @ self._label_vectors[key].T
+        return [
+            tasks.from_similarities(dict(zip(labels, map(float, row), strict=True)), abstain) for row in scores
+        ]
+
+    def _by_logits(
+        self, texts: list[str], labels: dict[str, str], abstain: float | None
+    ) -> list[Classification]:
+        from engine import tasks
+
+        key = tuple(labels.items())
+        new = key not in self._priors
+        found = self._label_scores([*texts, tasks.NO_CONTENT] if new else texts, labels)
+        if new:
+            self._priors[key] = found.pop()
+        return [tasks.from_log_probabilities(scores, self._priors[key], abstain) for scores in found]
+
+    def _label_scores(self, texts: list[str], labels: dict[str, str]) -> list[dict[str, float]]:
+        from engine import tasks
+
+        asked = [tasks.classification_turns(text, labels) for text in texts]
+        scorings = self._worker.call(lambda: self._score(asked, list(labels)))
+
+        def cancel() -> None:
+            for scoring in scorings:
+                scoring.cancelled = True
+
+        with cancels(cancel):
+            return [dict(zip(labels, scoring.result.result(), strict=True)) for scoring in scorings]
+
+    def _score(self, asked: list[tuple[Turn, ...]], labels: list[str]) -> list[Scoring]:
+        """On the compute thread: load, encode all before any is queued, queue."""
+        runner = self._models.runner("classification")
+        return [runner.score(prompt, labels) for prompt in [runner.encode(turns) for turns in asked]]
+
+    def _store_items(self, found: ExtractedMemory, user: str) -> None:
+        for kind, item in found.items():
+            self._store().remember(
+                [item.text], category=item.category, when=item.when, source=f"turn {item.source}", user=user, kind=kind
+            )
+
+    def _store(self) -> MemoryStore:
+        from engine.memory import MemoryStore
+
+        with self._lock:
+            if self._memory is None:
+                self._memory = MemoryStore(self._home, self._embed, self._embedding_name, progress=self._progress)
+            return self._memory
+
+    def _embedding_name(self) -> str:
+        return self._models.spec("embedding").name
+
+    def _analyser(self) -> Analyser:
+        from engine.korean.morphemes import Analyser
+
+        with self._lock:
+            if self._morphemes is None:
+                self._morphemes = Analyser()
+            return self._morphemes
+
+    def _wanted(self, name: str) -> list[ModelSpec]:
+        from engine.models import resolve_roles
+
+        if name in self._config.profiles:
+            specs = resolve_roles(self._config, name, {})
+            return list({spec.name: spec for spec in specs.values()}.values())
+        return [self._models.spec(name)]
+
+
+def _release(worker: Worker, threads: Threads) -> None:
+    worker.close()
+    threads.close()
+
+
+def _default_home() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("gieok", appauthor=False) / "home"
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()

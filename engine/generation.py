@@ -1,0 +1,248 @@
+"""What one running request does with its rows of logits: write an answer, or weigh given continuations.
+
+A request is made by a caller, runs on the compute thread, and reports through a queue or a future.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from engine.detokenize import TextStream
+from engine.errors import Cancelled
+from engine.metrics import Usage
+from engine.scheduler import Job
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.constrain import Matcher
+    from engine.llama import Context, Sampler, Vocabulary
+    from engine.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Request(Protocol):
+    """What the runner asks of anything that it runs."""
+
+    job: Job
+    cancelled: bool
+
+    def advance(self, context: Context, rows: Sequence[int]) -> bool:
+        """Use the logits at batch entries `rows`; return whether the request is done."""
+
+    def stop(self) -> None:
+        """End as the caller asked."""
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last thing a generation says."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class Generation:
+    """One answer being written; `out` yields its pieces, then a `Finished` or an exception."""
+
+    def __init__(
+        self, prompt: list[int], params: SamplingParams, *, priority: int = 0, matcher: Matcher | None = None
+    ) -> None:
+        self.job = Job(prompt, params.max_tokens, priority=priority)
+        self.out: SimpleQueue[str | Finished | BaseException] = SimpleQueue()
+        self.cancelled = False
+        self._params, self._matcher = params, matcher
+        self._text = TextStream(params.stop)
+        self._pieces: list[str] = []
+        self._forced = self._completed = 0
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._sampler: Sampler | None = None
+        self._vocabulary: Vocabulary | None = None
+        self.over = False
+
+    def begin(self, vocabulary: Vocabulary, sampler: Sampler) -> None:
+        """Take what belongs to the model; what a schema forces at once joins the prompt's batch."""
+        self._vocabulary, self._sampler = vocabulary, sampler
+        if self._matcher:
+            self._take(self._matcher.forced()[: self.job.room], forced=True)
+            self._end_if_full()
+
+    def advance(self, context: Context, rows: Sequence[int]) -> bool:
+        """Choose the next token and what it forces; true at the end of the answer."""
+        assert self._sampler and self._vocabulary
+        row = rows[-1]
+        if self._matcher:
+            self._matcher.mask(context.logits(row))
+        token = self._sampler.sample(context, row)
+        if token in self._vocabulary.eog:
+            return self._finish("stop")
+        self._take([token], forced=False)
+        if self._matcher and not self._text.stopped:
+            self._take(self._matcher.accept(token)[: self.job.room], forced=True)
+        return self._end_if_full()
+
+    def stop(self) -> None:
+        """End with what was written so far."""
+        self._finish("cancelled")
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        if not self.over:
+            self._close()
+            self.out.put(error)
+
+    def _end_if_full(self) -> bool:
+        if self._text.stopped or (self._matcher and self._matcher.done):
+            return self._finish("stop")
+        return self._finish("length") if not self.job.room else False
+
+    def _take(self, tokens: Sequence[int], *, forced: bool) -> None:
+        assert self._vocabulary and self._sampler
+        self.job.append(tokens)
+        self._completed += len(tokens)
+        self._forced += len(tokens) if forced else 0
+        for token in tokens:
+            if forced:
+                self._sampler.accept(token)
+            self._say(self._text.push(self._vocabulary.pieces[token]))
+
+    def _say(self, piece: str) -> None:
+        if self._first is None:
+            self._first = time.perf_counter()
+        if piece:
+            self._pieces.append(piece)
+            self.out.put(piece)
+
+    def _finish(self, reason: FinishReason) -> bool:
+        if not self.over:
+            self._say(self._text.end() if reason != "cancelled" else "")
+            self._close()
+            self.out.put(Finished("".join(self._pieces), reason, self._usage()))
+        return True
+
+    def _usage(self) -> Usage:
+        now = time.perf_counter()
+        first = now if self._first is None else self._first
+        return Usage(
+            prompt_tokens=self.job.prompt,
+            cached_tokens=self.job.cached,
+            completion_tokens=self._completed,
+            forced_tokens=self._forced,
+            ttft=first - self._began,
+            seconds=now - self._began,
+        )
+
+    def _close(self) -> None:
+        self.over = True
+        if self._sampler:
+            self._sampler.close()
+
+
+def draw_seed(params: SamplingParams) -> int:
+    """Return the seed to use: the caller's, or a random one."""
+    return secrets.randbits(32) if params.seed is None else params.seed
+
+
+class Scoring:
+    """Log-probabilities of given continuations of one prompt; nothing is generated.
+
+    One row of logits decides where the continuations differ in their first token. Those that share it get a short
+    sequence of their own, which reuses the prompt's cells. `result` holds one number a continuation: the summed
+    log-probability of its tokens, or of its first token where that is its own.
+    """
+
+    def __init__(
+        self, prompt: list[int], continuations: Sequence[Sequence[int]], submit: Callable[[Request], None]
+    ) -> None:
+        self.job = Job(prompt, 0)
+        self.result: Future[list[float]] = Future()
+        self.cancelled = False
+        self._continuations = continuations
+        self._submit = submit
+        self._scores: list[float] = []
+        self._tails: list[_Tail] = []
+
+    def advance(self, context: Context, rows: Sequence[int]) -> bool:
+        """Read the prompt's last row; ask for tails where first tokens are shared."""
+        row = _log_softmax(context.logits(rows[-1]))
+        self._scores = [float(row[tokens[0]]) for tokens in self._continuations]
+        shared = Counter(tokens[0] for tokens in self._continuations)
+        self._tails = [
+            _Tail(self, index, self.job.tokens, tokens)
+            for index, tokens in enumerate(self._continuations)
+            if shared[tokens[0]] > 1 and len(tokens) > 1
+        ]
+        waiting = list(self._tails)
+        for tail in waiting:
+            self._submit(tail)
+        self._settle()
+        return True
+
+    def add(self, tail: _Tail, index: int, score: float) -> None:
+        """Take the score of one tail."""
+        self._scores[index] += score
+        self._tails.remove(tail)
+        self._settle()
+
+    def stop(self) -> None:
+        """End as cancelled."""
+        self.fail(Cancelled("the classification was cancelled"))
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error; running tails are given up."""
+        self.cancelled = True
+        if not self.result.done():
+            self.result.set_exception(error)
+
+    def _settle(self) -> None:
+        if not self._tails and not self.result.done():
+            self.result.set_result(self._scores)
+
+
+class _Tail:
+    """The tokens after the first of one continuation."""
+
+    def __init__(self, parent: Scoring, index: int, prompt: list[int], tokens: Sequence[int]) -> None:
+        self.job = Job([*prompt, *tokens[:-1]], 0, rows=len(tokens) - 1)
+        self._parent, self._index, self._rest = parent, index, tokens[1:]
+        self._found: list[float] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return self._parent.cancelled
+
+    def advance(self, context: Context, rows: Sequence[int]) -> bool:
+        for row in rows:
+            token = self._rest[len(self._found)]
+            self._found.append(float(_log_softmax(context.logits(row))[token]))
+        if len(self._found) < len(self._rest):
+            return False
+        self._parent.add(self, self._index, sum(self._found))
+        return True
+
+    def stop(self) -> None:
+        self._parent.stop()
+
+    def fail(self, error: BaseException) -> None:
+        self._parent.fail(error)
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    import numpy as np
+
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return shifted - float(np.log(np.exp(shifted).sum()))

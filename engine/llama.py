@@ -1,0 +1,387 @@
+"""The only owner of llama.cpp's handles: vocabulary, weights, context, sampler.
+
+Contract: every object here is used by one thread, the compute thread, and freed by it. Token ids go in, rows of
+logits come out; nothing here knows what a request, a role or a message is. `AbortFlag.set` alone may be called
+from any thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import EngineClosed, EngineError, ModelCorrupt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.sampling import SamplingParams
+    from engine.scheduler import Chunk
+
+_log = logging.getLogger("engine.llama")
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING}  # ggml's info, warn, error; the rest is noise
+
+
+@cache
+def _lib() -> Any:
+    """Import llama_cpp once and send its log to ours; it would go to stderr otherwise."""
+    import llama_cpp
+
+    llama_cpp.llama_log_set(_log_callback(llama_cpp), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def _log_callback(llama_cpp: Any) -> Any:
+    def forward(level: int, text: bytes, _data: object) -> None:
+        if level in _LEVELS and _log.isEnabledFor(_LEVELS[level]):
+            _log.log(_LEVELS[level], "%s", text.decode("utf-8", "replace").rstrip())
+
+    return llama_cpp.llama_log_callback(forward)
+
+
+class AbortFlag:
+    """One byte that stops a running decode or load of weights; safe to set from any thread.
+
+    llama.cpp asks for it before every graph node. The question is answered by C's own `strlen`, since a Python
+    callback would wait for the interpreter lock some hundred times a step.
+    """
+
+    def __init__(self) -> None:
+        self._byte = ctypes.create_string_buffer(2)
+
+    def set(self) -> None:
+        """Make the running decode return as soon as its current node is done."""
+        self._byte[0] = b"\1"
+
+    def clear(self) -> None:
+        """Let decodes run again."""
+        self._byte[0] = b"\0"
+
+    def callback(self) -> tuple[Any, ctypes.c_void_p]:
+        """Return the C function and its data, as llama.cpp takes them."""
+        libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+        function = ctypes.cast(libc.strlen, _lib().llama_cpp.ggml_abort_callback)
+        return function, ctypes.cast(self._byte, ctypes.c_void_p)
+
+
+class Vocabulary:
+    """Token ids of one model: tokenize, pieces, and which ids control the conversation.
+
+    Valid while `model`, which it keeps, is open.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._ptr = _lib().llama_model_get_vocab(model.handle)
+        self.size: int = _lib().llama_vocab_n_tokens(self._ptr)
+        self.bos: int = _lib().llama_vocab_bos(self._ptr)
+        self.eos: int = _lib().llama_vocab_eos(self._ptr)
+        self.add_bos: bool = _lib().llama_vocab_get_add_bos(self._ptr)
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the ids of `text`, without BOS; only with `special` do control words become control tokens."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = _lib().llama_tokenize(self._live, data, len(data), ids, room, False, special)
+        if count < 0:
+            ids = (ctypes.c_int32 * -count)()
+            count = _lib().llama_tokenize(self._live, data, len(data), ids, -count, False, special)
+        return ids[:count]
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a reader sees for `token`; control tokens have none."""
+        return self.pieces[token]
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token, in id order; b"" for control tokens."""
+        return [self._piece(token, special=False) for token in range(self.size)]
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """The bytes of the longest token: n tokens never hold more than n times this."""
+        return max(map(len, self.pieces))
+
+    @cached_property
+    def control(self) -> dict[str, int]:
+        """The literal of every control token → its id."""
+        return self._with_attribute(_lib().LLAMA_TOKEN_ATTR_CONTROL | _lib().LLAMA_TOKEN_ATTR_UNKNOWN)
+
+    @cached_property
+    def user_defined(self) -> dict[str, int]:
+        """The literal of every user-defined token → its id; these parse in any text, so prompts cut them."""
+        return self._with_attribute(_lib().LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    @cached_property
+    def eog(self) -> frozenset[int]:
+        """The ids that end a generation."""
+        return frozenset(t for t in self.control.values() if _lib().llama_vocab_is_eog(self._live, t)) | {self.eos}
+
+    def strips(self, token: int) -> tuple[bool, bool]:
+        """Return whether `token` swallows white space before it and after it."""
+        attributes = _lib().llama_vocab_get_attr(self._live, token)
+        left, right = _lib().LLAMA_TOKEN_ATTR_LSTRIP, _lib().LLAMA_TOKEN_ATTR_RSTRIP
+        return bool(attributes & left), bool(attributes & right)
+
+    def text(self, token: int) -> str:
+        """Return the literal of `token` as the vocabulary spells it."""
+        raw: bytes = _lib().llama_vocab_get_text(self._live, token)
+        return raw.decode("utf-8", "replace")
+
+    @cached_property
+    def raw(self) -> tuple[list[bytes], int, int]:
+        """What a constraint engine needs: bytes of every token (control ones marked by 0xFF), two addresses."""
+        special = set(self.control.values())
+        tokens = [b"\xff" + self.text(t).encode() if t in special else p for t, p in enumerate(self.pieces)]
+        tokenize = ctypes.cast(_lib().llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        return tokens, self._live, int(tokenize or 0)
+
+    @property
+    def _live(self) -> Any:
+        self._model.check_open()
+        return self._ptr
+
+    def _with_attribute(self, wanted: int) -> dict[str, int]:
+        attribute = _lib().llama_vocab_get_attr
+        found = [token for token in range(self.size) if attribute(self._live, token) & wanted]
+        return {text: token for token in found if (text := self.text(token))}
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count: int = _lib().llama_token_to_piece(self._live, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file. Raises `ModelCorrupt` if llama.cpp cannot read it."""
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = 0, vocab_only: bool = False) -> None:
+        params = _lib().llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        params.vocab_only = vocab_only
+        _check_gguf(path)
+        self.path = path
+        self.handle: Any = _lib().llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            raise ModelCorrupt(
+                f"llama.cpp cannot load {path.name}: it is damaged, incomplete, or of a kind that this version does "
+                "not know. Delete its folder and run `gieok models pull` again.",
+                path=str(path),
+            )
+        self.vocabulary = Vocabulary(self)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was trained to read at once."""
+        return int(_lib().llama_model_n_ctx_train(self.handle))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return int(_lib().llama_model_size(self.handle))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The jinja template that the file brings, if any."""
+        raw: bytes | None = _lib().llama_model_chat_template(self.handle, None)
+        return raw.decode("utf-8") if raw else None
+
+    def check_open(self) -> None:
+        """Raise `EngineClosed` if the weights were freed."""
+        if not self.handle:
+            raise EngineClosed("the model was unloaded")
+
+    def close(self) -> None:
+        """Free the weights; contexts of this model must be closed before."""
+        if self.handle:
+            handle, self.handle = self.handle, None
+            _lib().llama_model_free(handle)
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelCorrupt(f"{path.name} cannot be read: {error.strerror}", path=str(path)) from None
+    if magic != b"GGUF":
+        raise ModelCorrupt(f"{path.name} is not a GGUF file", path=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParams:
+    """Sizes of one context: KV cells in all, tokens a batch, sequences, threads."""
+
+    n_ctx: int
+    n_batch: int
+    n_seq: int
+    n_threads: int
+    flash_attention: bool | None = None
+
+
+class Context:
+    """One unified KV cache and the batch that feeds it."""
+
+    def __init__(self, model: Model, params: ContextParams) -> None:
+        self.model, self.params = model, params
+        self.abort = AbortFlag()
+        self._callback = self.abort.callback()
+        self._ctx: Any = _lib().llama_init_from_model(model.handle, self._native(params))
+        if not self._ctx:
+            raise EngineError(
+                f"llama.cpp could not make a context of {params.n_ctx} tokens for {model.path.name}; "
+                "lower n_ctx of this model in models.toml, or free memory."
+            )
+        self._memory = _lib().llama_get_memory(self._ctx)
+        self.n_ctx = int(_lib().llama_n_ctx(self._ctx))
+        self._batch = _Batch(params.n_batch)
+        self.n_vocab = model.vocabulary.size
+
+    def _native(self, params: ContextParams) -> Any:
+        native = _lib().llama_context_default_params()
+        native.n_ctx, native.n_batch = params.n_ctx, params.n_batch
+        native.n_ubatch = params.n_batch
+        native.n_seq_max = params.n_seq
+        native.n_threads = native.n_threads_batch = params.n_threads
+        native.kv_unified = True
+        native.no_perf = True
+        if params.flash_attention is not None:
+            native.flash_attn_type = int(params.flash_attention)
+        native.abort_callback, native.abort_callback_data = self._callback
+        return native
+
+    def decode(self, chunks: Sequence[Chunk]) -> bool:
+        """Compute `chunks` in one batch; False if it was aborted, with part of it possibly in the cache.
+
+        Raises `EngineError` if llama.cpp refuses the batch.
+        """
+        batch = self._batch.fill(chunks)
+        status = _lib().llama_decode(self._live, batch)
+        if status not in (0, 2):
+            raise EngineError(f"llama.cpp could not decode a batch of {batch.n_tokens} tokens (status {status})")
+        return bool(status == 0)
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Return the logits (n_vocab,) of batch entry `row`: a view, valid until the next decode, writable."""
+        import numpy as np
+
+        pointer = _lib().llama_get_logits_ith(self._live, row)
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+
+    def fork(self, source: int, target: int, count: int) -> None:
+        """Let sequence `target` share the first `count` positions of `source`; copies nothing."""
+        _lib().llama_memory_seq_cp(self._memory_live, source, target, 0, count)
+
+    def cut(self, sequence: int, start: int) -> None:
+        """Forget positions `start` and later of `sequence`."""
+        if not _lib().llama_memory_seq_rm(self._memory_live, sequence, start, -1):
+            _lib().llama_memory_seq_rm(self._memory_live, sequence, -1, -1)
+            if start:
+                raise EngineError(f"the cache of {self.model.path.name} cannot be cut; it was cleared")
+
+    def close(self) -> None:
+        """Free the cache and the compute buffers."""
+        if self._ctx:
+            context, self._ctx = self._ctx, None
+            _lib().llama_free(context)
+
+    @property
+    def handle(self) -> Any:
+        """The native context, for samplers."""
+        return self._live
+
+    @property
+    def _live(self) -> Any:
+        if not self._ctx:
+            raise EngineClosed("the model was unloaded")
+        return self._ctx
+
+    @property
+    def _memory_live(self) -> Any:
+        return self._live and self._memory
+
+
+class _Batch:
+    """llama.cpp's batch over arrays that numpy owns, so that a step costs no per-token ctypes call."""
+
+    def __init__(self, size: int) -> None:
+        import numpy as np
+
+        self.token, self.pos, self.seq = (np.zeros(size, np.int32) for _ in range(3))
+        self.n_seq_id, self.wanted = np.ones(size, np.int32), np.zeros(size, np.int8)
+        self.seq_rows = self.seq.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+        native = _lib().llama_batch()
+        pointers = {
+            "token": self.token, "pos": self.pos, "n_seq_id": self.n_seq_id, "seq_id": self.seq_rows,
+            "logits": self.wanted,
+        }  # fmt: skip
+        for name, array in pointers.items():
+            kind = dict(native._fields_)[name]
+            setattr(native, name, ctypes.cast(array.ctypes.data, kind))
+        self.native = native
+
+    def fill(self, chunks: Sequence[Chunk]) -> Any:
+        import numpy as np
+
+        at = 0
+        for chunk in chunks:
+            end = at + len(chunk.tokens)
+            self.token[at:end] = chunk.tokens
+            self.pos[at:end] = np.arange(chunk.start, chunk.start + len(chunk.tokens))
+            self.seq[at:end] = chunk.sequence
+            self.wanted[at:end] = 0
+            self.wanted[end - chunk.rows : end] = 1
+            at = end
+        self.native.n_tokens = at
+        return self.native
+
+
+class Sampler:
+    """llama.cpp's sampler chain for one request."""
+
+    def __init__(self, params: SamplingParams, seed: int) -> None:
+        lib = _lib()
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self._chain: Any = chain
+        if params.repeat_penalty != 1.0:
+            lib.llama_sampler_chain_add(
+                chain, lib.llama_sampler_init_penalties(64, params.repeat_penalty, 0.0, 0.0)
+            )
+        if params.temperature == 0:
+            lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
+            return
+        # an unset top_k would sort the whole vocabulary for every token
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_k(params.top_k))
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_p(params.top_p, 1))
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_min_p(params.min_p, 1))
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_temp(params.temperature))
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(seed))
+
+    def sample(self, context: Context, row: int) -> int:
+        """Draw a token from the logits of batch entry `row` and remember it for the penalty."""
+        return int(_lib().llama_sampler_sample(self._chain, context.handle, row))
+
+    def accept(self, token: int) -> None:
+        """Remember a token that was not drawn but forced."""
+        _lib().llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the chain."""
+        if self._chain:
+            chain, self._chain = self._chain, None
+            _lib().llama_sampler_free(chain)

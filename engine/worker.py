@@ -1,0 +1,194 @@
+"""The one compute thread: it owns every native handle. Jobs go in, results and pieces come out.
+
+Callers wait on futures and queues, so they can be interrupted, cancelled and timed out; the thread itself never
+waits for a caller. Between two jobs it gives every busy model one step, and the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
+from queue import Empty, SimpleQueue
+from typing import Protocol, TypeVar
+
+from engine.errors import Cancelled, EngineClosed
+
+_log = logging.getLogger("engine.worker")
+_CLOSED = "the engine is closed; make a new Engine"
+T = TypeVar("T")
+
+
+class Steppable(Protocol):
+    """A loaded model with requests to run."""
+
+    @property
+    def busy(self) -> bool: ...
+    def step(self) -> None: ...
+    def interrupt(self) -> None: ...
+    def fail_all(self, error: BaseException) -> None: ...
+
+
+class Owner(Protocol):
+    """What the thread works for: models that it loads, steps and frees."""
+
+    def steppable(self) -> Iterable[Steppable]: ...
+    def close(self, error: BaseException) -> None: ...
+
+
+class Scope:
+    """What one caller has under way, so that all of it can be cancelled from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._undo: list[Callable[[], object]] = []
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel everything that is under way, and what would start later."""
+        with self._lock:
+            self.cancelled = True
+            undo = list(self._undo)
+        for stop in undo:
+            stop()
+
+    @contextlib.contextmanager
+    def covering(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Call `stop` if the scope is cancelled inside the block."""
+        with self._lock:
+            if self.cancelled:
+                raise Cancelled("the call was cancelled")
+            self._undo.append(stop)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._undo.remove(stop)
+
+
+SCOPE: ContextVar[Scope | None] = ContextVar("gieok_scope", default=None)
+
+
+@contextlib.contextmanager
+def cancels(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` if the caller is interrupted (Ctrl-C) or its scope is cancelled inside the block."""
+    scope = SCOPE.get()
+    try:
+        with scope.covering(stop) if scope else contextlib.nullcontext():
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        stop()
+        raise
+
+
+class Worker:
+    """The compute thread, started with the first job; it dies only by `close`, or by a bug."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._jobs: SimpleQueue[tuple[Future[object], Callable[[], object]] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended: str | None = None
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Raise `EngineClosed` unless jobs are taken."""
+        if os.getpid() != self._pid:
+            raise EngineClosed("this engine belongs to the parent process; make a new Engine after fork")
+        if self._ended:
+            raise EngineClosed(self._ended)
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run `job` on the compute thread and return its result, or raise what it raised."""
+        future: Future[T] = Future()
+        self._put(future, job)
+        try:
+            with cancels(future.cancel):
+                return future.result()
+        except CancelledError:
+            raise Cancelled("the call was cancelled before it began") from None
+
+    def close(self) -> None:
+        """End the thread and free all models; running and waiting calls raise `EngineClosed`."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            thread, self._ended = self._thread, self._ended or _CLOSED
+            self._jobs.put(None)  # only wakes the thread; that it must end, `_ended` says
+        if thread is None:
+            return
+        for model in list(self._owner.steppable()):
+            model.interrupt()
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def _put(self, future: Future[T], job: Callable[[], T]) -> None:
+        with self._lock:
+            self.check()
+            self._jobs.put((future, job))  # type: ignore[arg-type]
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gieok-compute", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        reason: BaseException = EngineClosed(_CLOSED)
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            _log.exception("the compute thread died")
+            reason = EngineClosed(f"the engine's worker died of {type(error).__name__}; make a new Engine")
+        self._end(reason)
+
+    def _turn(self) -> bool:
+        """Run one job, if there is one, and one step of each busy model; False when told to end."""
+        if self._ended:
+            return False
+        busy = [model for model in self._owner.steppable() if model.busy]
+        try:
+            job = self._jobs.get(block=not busy)
+        except Empty:
+            job = None
+        if job is not None:
+            _run_job(*job)
+        for model in busy:
+            _step(model)
+        return True
+
+    def _end(self, reason: BaseException) -> None:
+        with self._lock:
+            self._ended = str(reason)
+        try:
+            self._owner.close(reason)
+        finally:
+            with contextlib.suppress(Empty):
+                while True:
+                    job = self._jobs.get_nowait()
+                    if job is not None and job[0].set_running_or_notify_cancel():
+                        job[0].set_exception(reason)
+
+
+def _run_job(future: Future[object], job: Callable[[], object]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job()
+    except BaseException as error:
+        future.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        future.set_result(result)
+
+
+def _step(model: Steppable) -> None:
+    try:
+        model.step()
+    except Exception as error:
+        _log.error("a step failed: %s", type(error).__name__)
+        model.fail_all(error)

@@ -1,0 +1,47 @@
+"""Shared fixtures. Tests that need real weights use the starter models; `scripts/dev.py test` fetches them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, config, hub
+from engine.llama import Model
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep a developer's own settings and memories out of the tests."""
+    for name in ("GIEOK_CONFIG", "GIEOK_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIEOK_HOME", str(tmp_path / "default-home"))
+
+
+@pytest.fixture(scope="session")
+def starter_gguf() -> Path:
+    """The file of the starter chat model."""
+    return hub.locate(config.load().model("smollm2-135m-instruct"))
+
+
+@pytest.fixture(scope="session")
+def starter(starter_gguf: Path) -> Iterator[Model]:
+    """The starter chat model's weights and vocabulary, without a context."""
+    model = Model(starter_gguf)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def vocab_folder() -> Path:
+    """llama.cpp's vocabulary-only GGUF files."""
+    return Path(os.environ.get("GIEOK_TEST_VOCAB", Path(__file__).parents[1] / ".venv/share/vocab"))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine on the starter models, shared by the tests of one file."""
+    with Engine(profile="starter", home=tmp_path_factory.mktemp("home")) as opened:
+        yield opened

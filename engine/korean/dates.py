@@ -1,0 +1,93 @@
+"""Time expressions in Korean and simple English text, resolved to days by rules.
+
+What an expression names is decided in `periods` (weeks, parts of months and years), `readings` (Korean) and
+`dates_english`; what is chosen where the words leave it open is in `frame`: 3월 is the closest March, 금요일
+the next Friday counting today, unless the clause's tense rules that out. N년 전 and 한 달 뒤 name a single
+day, 두세 달 전 the days between; times of day are passed over. What recurs (매주 금요일, 월요일마다), lasts
+(3일 동안) or counts from another event (시험 3일 전) is no date. Lunar dates are not known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+
+from . import dates_english, dates_korean
+from .frame import Frame, Rule, tense
+
+_RECURRING = re.compile(r"(?:매주|매달|매월|매년|해마다|격주|every)\s?$", re.IGNORECASE)
+_RANGE = re.compile(r"\s?(?:에?\s?부터|에서|~|∼|-|–|\bto\b|\buntil\b|\bthrough\b)\s?", re.IGNORECASE)
+_LIST = re.compile(r"\s?(?:와|과|이랑|랑|하고|이나|나|,|·|및|\band\b|\bor\b)\s?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TimeSpan:
+    """A time expression: its first and last day, its words, and where they stand (`text[begin:stop]`)."""
+
+    start: date
+    end: date
+    text: str
+    begin: int
+    stop: int
+
+
+def find_dates(text: str, at: datetime) -> list[TimeSpan]:
+    """Return the time expressions of `text` in order, seen from `at`: the longest at each place, none
+    overlapping.
+
+    Two that are joined as a range (월요일부터 수요일까지) are one span. An impossible date is passed over
+    whole.
+    """
+    found: list[TimeSpan] = []
+    stop, recurring = 0, -1
+    for match, rule in _matches(text):
+        if match.start() < stop:
+            continue
+        between = text[stop : match.start()]
+        joins = bool(_RANGE.fullmatch(between) or _LIST.fullmatch(between))
+        beside = found[-1] if found and found[-1].stop == stop and joins else None
+        if rule.joined and beside is None:
+            continue
+        if _RECURRING.search(text[max(0, match.start() - 7) : match.start()]) or (
+            joins and recurring == stop
+        ):
+            stop = recurring = match.end()
+            continue
+        stop = match.end()
+        span = _read(match, rule, at.date(), beside)
+        if span and beside and _RANGE.fullmatch(between) and span.end >= beside.start:
+            found[-1] = replace(beside, end=span.end, text=text[beside.begin : stop], stop=stop)
+        elif span:
+            found.append(span)
+    return found
+
+
+def resolve(text: str, at: datetime) -> tuple[date, date] | None:
+    """Return the first and last day of the first time expression of `text`, or None if it holds none."""
+    found = find_dates(text, at)
+    return (found[0].start, found[0].end) if found else None
+
+
+def _matches(text: str) -> Iterator[tuple[re.Match[str], Rule]]:
+    rules = dates_korean.rules() + dates_english.rules()
+    every = [(match, rule) for rule in rules for match in rule.pattern.finditer(text)]
+    return iter(sorted(every, key=lambda pair: (pair[0].start(), -pair[0].end())))
+
+
+def _tense_around(match: re.Match[str]) -> int:
+    after = tense(match.string[match.end() : match.end() + 80])
+    if after or not match[0].isascii():
+        return after
+    before = match.string[max(0, match.start() - 80) : match.start()]
+    return tense(re.split(r"[.?!\n]", before)[-1])  # in English the verb comes first
+
+
+def _read(match: re.Match[str], rule: Rule, day: date, beside: TimeSpan | None) -> TimeSpan | None:
+    frame = Frame(day, _tense_around(match), beside.start if beside else None)
+    try:
+        span = rule.read(match, frame)
+    except (ValueError, OverflowError):
+        return None  # 2월 30일, 13월, 9000년 뒤
+    return TimeSpan(*span, match[0], match.start(), match.end()) if span else None

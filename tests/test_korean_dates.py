@@ -1,0 +1,244 @@
+"""Time expressions: the project's own sentences, every rule by example, and wild input."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.korean.dates import find_dates, resolve
+
+THURSDAY = datetime(2026, 3, 5, 12, 0)
+DATA = Path(__file__).parent / "data" / "dates.tsv"
+
+
+def _sentences() -> list[list[str]]:
+    lines = DATA.read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines[1:]]
+
+
+def _days(text: str, at: datetime = THURSDAY) -> list[str]:
+    """Spell the spans of `text`: 03-06, 03-09/03-15, with the year where it is not that of `at`."""
+
+    def spell(day: date) -> str:
+        return day.strftime("%m-%d") if day.year == at.year else day.isoformat()
+
+    return [
+        spell(span.start) if span.start == span.end else f"{spell(span.start)}/{spell(span.end)}"
+        for span in find_dates(text, at)
+    ]
+
+
+def test_the_set_is_large_and_holds_sentences_without_a_date() -> None:
+    rows = _sentences()
+    assert len(rows) >= 200
+    assert sum(row[2] == "" for row in rows) >= 30
+
+
+def test_own_sentences_are_resolved_right_95_times_in_100() -> None:
+    rows, wrong = _sentences(), []
+    for sentence, at, start, end in rows:
+        found = resolve(sentence, datetime.fromisoformat(at))
+        spelled = (found[0].isoformat(), found[1].isoformat()) if found else ("", "")
+        if spelled != (start, end):
+            wrong.append((sentence, (start, end), spelled))
+    assert len(wrong) <= len(rows) * 0.05, wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3월 5일부터 7일까지", ["03-05/03-07"]),
+        ("다음 주 월요일부터 수요일까지", ["03-09/03-11"]),
+        ("3월 2일(월)~3월 6일(금)", ["03-02/03-06"]),
+        ("3월 5~7일 부재", ["03-05/03-07"]),
+        ("작년 3월부터 5월까지 휴학", ["2025-03-01/2025-05-31"]),
+        ("15일에서 20일 사이", ["03-15/03-20"]),
+        ("오늘부터 금요일까지", ["03-05/03-06"]),
+        ("from Monday to Wednesday", ["03-09/03-11"]),
+    ],
+)
+def test_a_range_is_one_span_and_its_end_follows_its_start(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("어제 오늘 계속 비가 왔어", ["03-04", "03-05"]),
+        ("내일이나 모레 갈게", ["03-06", "03-07"]),
+        ("지난주 금요일이랑 토요일에 쉬었어", ["02-27", "02-28"]),
+        ("3월 5일과 7일에 만나자", ["03-05", "03-07"]),
+    ],
+)
+def test_several_dates_come_in_order_and_a_listed_day_follows_the_one_before(
+    text: str, expected: list[str]
+) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("금요일에 회식 있어", ["03-06"]),
+        ("금요일에 친구를 만났어", ["02-27"]),
+        ("목요일에 만나자", ["03-05"]),
+        ("금요일에 만나기로 했어", ["03-06"]),
+        ("금요일에 시험이 있는데 공부를 못 했어", ["03-06"]),
+        ("금요일에 치과 예약했어", ["03-06"]),
+        ("I met her on Monday", ["03-02"]),
+        ("I need it on Monday", ["03-09"]),
+        ("8월에 휴가 갔었어", ["2025-08-01/2025-08-31"]),
+        ("8월에 휴가 갈 거야", ["08-01/08-31"]),
+        ("12월에 결혼할 거야", ["12-01/12-31"]),
+        ("12월에 결혼했어", ["2025-12-01/2025-12-31"]),
+        ("15일에 카드값이 나가", ["03-15"]),
+        ("15일에 카드값이 나갔어", ["02-15"]),
+        ("이번 겨울은 추웠어", ["2025-12-01/02-28"]),
+    ],
+)
+def test_tense_decides_where_the_words_leave_it_open(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("다음 달 초", ["04-01/04-10"]),
+        ("다음 달 중순", ["04-11/04-20"]),
+        ("다음 달 말", ["04-21/04-30"]),
+        ("다음 주 초", ["03-09/03-10"]),
+        ("다음 주 중반", ["03-11/03-12"]),
+        ("다음 주 후반", ["03-13/03-15"]),
+        ("다음 주말", ["03-14/03-15"]),
+        ("작년 초", ["2025-01-01/2025-02-28"]),
+        ("작년 말", ["2025-11-01/2025-12-31"]),
+        ("연초에", ["01-01/01-31"]),
+        ("연말에", ["12-01/12-31"]),
+        ("올해 3분기", ["07-01/09-30"]),
+        ("다음 달 둘째 주 수요일", ["04-08"]),
+        ("5월 마지막 주 토요일", ["05-30"]),
+        ("작년 이맘때", ["2025-03-05"]),
+        ("3년 전 오늘", ["2023-03-05"]),
+        ("두세 달 전", ["2025-12-05/01-05"]),
+        ("2~3년 전", ["2023-03-05/2024-03-05"]),
+        ("한 달 반 전", ["01-21"]),
+        ("반년 전", ["2025-09-05"]),
+    ],
+)
+def test_parts_and_vague_amounts_mean_what_the_documentation_says(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "어제는",
+        "어제요?",
+        "어제였어",
+        "어제부터",
+        "어제까진",
+        "어제의",
+        "어제저녁에",
+        "어제, 집에서",
+        "“어제”",
+        "어젯밤",
+    ],
+)
+def test_particles_and_endings_may_be_attached(text: str) -> None:
+    assert _days(text) == ["03-04"]
+
+
+@pytest.mark.parametrize(
+    "text", ["다음 주 금요일", "다음주 금요일", "다음 주금요일", "다음주금요일", "담주 금욜"]
+)
+def test_spacing_is_free(text: str) -> None:
+    assert _days(text) == ["03-13"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2월 30일에 보자",
+        "13월 5일",
+        "2026-02-29",
+        "다음 달 31일",
+        "9/31에 만나",
+        "2월 29일 모임",
+        "9999년 뒤에",
+    ],
+)
+def test_a_date_that_does_not_exist_is_passed_over_whole(text: str) -> None:
+    assert _days(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "매주 월요일과 수요일에 수업이 있어",
+        "매년 3월 5일에 모여",
+        "월요일 아침마다 회의",
+        "매달 25일에 받아",
+        "every Monday",
+        "시험 3일 전",
+        "3월생",
+        "5월호 잡지",
+        "1990년대 노래",
+        "1990년생이에요",
+        "2년 동안",
+        "이번 주제는",
+        "지난번에 본 거",
+        "보름달이 떴다",
+        "15일째 금연 중",
+        "1/2 확률",
+        "주말 농장",
+        "저번에 갔던 식당",
+        "며칠 전에",
+        "세금을 낼 때",
+        "오늘내일 하신다",
+        "이번 주식은 올랐어",
+    ],
+)
+def test_what_only_looks_like_a_date_is_none(text: str) -> None:
+    assert _days(text) == []
+
+
+def test_a_span_tells_its_words_and_place() -> None:
+    text = "우리 다음 주 금요일에 보자"
+    (span,) = find_dates(text, THURSDAY)
+    assert (span.text, text[span.begin : span.stop]) == ("다음 주 금요일", "다음 주 금요일")
+
+
+def test_a_year_ahead_of_the_calendar_is_no_error() -> None:
+    assert _days("100년 뒤", datetime(9950, 1, 1)) == []
+    assert _days("2년 전", datetime(1, 1, 1)) == []
+    assert _days("지난 여름", datetime(1, 1, 1)) == []
+
+
+_WORDS = st.sampled_from(
+    (
+        "어제 오늘 다음 지난 이번 주 달 해 년 월 일 3 5 12 31 2026 요일 금요일 월말 초 말 부터 까지 전 뒤 한 "
+        "두세 이삼 반 ~ - . / , 에 은 여름 매주 마지막 둘째 next last Friday in 2 days ago March May 사흘 주말 "
+        "이맘때 올 작년 지난해"
+    ).split()
+)
+_TEXTS = st.lists(_WORDS | st.just(" ") | st.text(max_size=2), max_size=14).map("".join)
+
+
+@given(_TEXTS, st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
+def test_any_text_gives_ordered_spans_that_stand_in_it(text: str, at: datetime) -> None:
+    end = 0
+    for span in find_dates(text, at):
+        assert span.text and span.text == text[span.begin : span.stop]
+        assert span.begin >= end
+        assert span.start <= span.end
+        end = span.stop
+
+
+@given(_TEXTS)
+def test_a_sentence_around_it_keeps_resolve_and_find_dates_agreed(text: str) -> None:
+    found = find_dates(text, THURSDAY)
+    assert resolve(text, THURSDAY) == ((found[0].start, found[0].end) if found else None)

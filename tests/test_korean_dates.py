@@ -74,9 +74,7 @@ def test_a_range_is_one_span_and_its_end_follows_its_start(text: str, expected: 
         ("3월 5일과 7일에 만나자", ["03-05", "03-07"]),
     ],
 )
-def test_several_dates_come_in_order_and_a_listed_day_follows_the_one_before(
-    text: str, expected: list[str]
-) -> None:
+def test_several_dates_come_in_order_and_a_listed_day_follows_the_one_before(text: str, expected: list[str]) -> None:
     assert _days(text) == expected
 
 
@@ -152,9 +150,7 @@ def test_particles_and_endings_may_be_attached(text: str) -> None:
     assert _days(text) == ["03-04"]
 
 
-@pytest.mark.parametrize(
-    "text", ["다음 주 금요일", "다음주 금요일", "다음 주금요일", "다음주금요일", "담주 금욜"]
-)
+@pytest.mark.parametrize("text", ["다음 주 금요일", "다음주 금요일", "다음 주금요일", "다음주금요일", "담주 금욜"])
 def test_spacing_is_free(text: str) -> None:
     assert _days(text) == ["03-13"]
 
@@ -221,8 +217,8 @@ def test_a_year_ahead_of_the_calendar_is_no_error() -> None:
 _WORDS = st.sampled_from(
     (
         "어제 오늘 다음 지난 이번 주 달 해 년 월 일 3 5 12 31 2026 요일 금요일 월말 초 말 부터 까지 전 뒤 한 "
-        "두세 이삼 반 ~ - . / , 에 은 여름 매주 마지막 둘째 next last Friday in 2 days ago March May 사흘 주말 "
-        "이맘때 올 작년 지난해"
+        "두세 이삼 반 ~ - . / , 에 은 여름 매주 마지막 둘째 next last Friday in 2 days ago March May 사흘 "
+        "주말 이맘때 올 작년 지난해"
     ).split()
 )
 _TEXTS = st.lists(_WORDS | st.just(" ") | st.text(max_size=2), max_size=14).map("".join)

@@ -203,9 +203,7 @@ def test_of_several_sentences_the_one_that_wants_something_decides() -> None:
     assert understand_rules("고마워! 내일 비 와?").intent == "question"
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "?", "...", "😀", "\x00", "ㅋ" * 1000, "어느" * 5000, "가" * 100_000]
-)
+@pytest.mark.parametrize("text", ["", " ", "?", "...", "😀", "\x00", "ㅋ" * 1000, "어느" * 5000, "가" * 100_000])
 def test_odd_text_has_an_intent(text: str) -> None:
     assert understand_rules(text).intent in get_args(Intent)
 

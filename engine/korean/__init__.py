@@ -1,9 +1,9 @@
 """Korean by rule: dates, intents, sentences; and morphemes by Kiwi."""
 
-from .dates import TimeSpan, find_dates, resolve
-from .intent import Intent, Rules, understand_rules
-from .morphemes import Analyser
-from .sentences import sentences
+from engine.korean.dates import TimeSpan, find_dates, resolve
+from engine.korean.intent import Intent, Rules, understand_rules
+from engine.korean.morphemes import Analyser
+from engine.korean.sentences import sentences
 
 __all__ = [
     "Analyser",

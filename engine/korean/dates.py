@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from . import dates_english, dates_korean
-from .frame import Frame, Rule, tense
+from engine.korean import dates_english, dates_korean
+from engine.korean.frame import Frame, Rule, tense
 
 _RECURRING = re.compile(r"(?:매주|매달|매월|매년|해마다|격주|every)\s?$", re.IGNORECASE)
 _RANGE = re.compile(r"\s?(?:에?\s?부터|에서|~|∼|-|–|\bto\b|\buntil\b|\bthrough\b)\s?", re.IGNORECASE)
@@ -50,9 +50,7 @@ def find_dates(text: str, at: datetime) -> list[TimeSpan]:
         beside = found[-1] if found and found[-1].stop == stop and joins else None
         if rule.joined and beside is None:
             continue
-        if _RECURRING.search(text[max(0, match.start() - 7) : match.start()]) or (
-            joins and recurring == stop
-        ):
+        if _RECURRING.search(text[max(0, match.start() - 7) : match.start()]) or (joins and recurring == stop):
             stop = recurring = match.end()
             continue
         stop = match.end()

@@ -6,9 +6,9 @@ import re
 from datetime import date, timedelta
 from functools import cache
 
-from . import periods
-from .frame import Frame, Rule
-from .periods import Span
+from engine.korean import periods
+from engine.korean.frame import Frame, Rule
+from engine.korean.periods import Span
 
 _DAY_WORDS = {
     "the day before yesterday": -2, "yesterday": -1, "last night": -1, "today": 0, "tonight": 0,

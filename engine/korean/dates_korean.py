@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from . import readings
-from .frame import Rule
-from .numerals import COUNT, DAYS, SINO, one_of
-from .periods import ORDINALS
-from .readings import DAY_WORDS, UNITS, YEAR_WORDS
+from engine.korean import readings
+from engine.korean.frame import Rule
+from engine.korean.numerals import COUNT, DAYS, SINO, one_of
+from engine.korean.periods import ORDINALS
+from engine.korean.readings import DAY_WORDS, UNITS, YEAR_WORDS
 
 _S = "[ \t]{0,2}"
 _OF = f"{_S}(?:의{_S})?"
@@ -36,7 +36,7 @@ _AT = "(?=(?:에|엔|에는|에도|에만|까지|까진|까지는|까지만|부�
 _LEFT = "(?<![가-힣A-Za-z0-9])"
 _LEFT_NUMBER = rf"(?:{_LEFT}(?!\d)|(?<![0-9A-Za-z.,:/-])(?<![제총매각])(?=\d))"
 
-_WEEKDAY = "(?P<weekday>[월화수목금토일])(?:요일|욜)"
+_WEEKDAY = "(?P<weekday>[월화수목금토일])(?:요일날?|욜)"
 _NAMED_TOO = rf"(?:{_S}[월화수목금토일]요일|{_S}\([월화수목금토일]\))"
 _NUMBER = rf"(?:\d{{1,2}}|{SINO})"
 _AMOUNT = (

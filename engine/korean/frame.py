@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from .periods import Span
+from engine.korean.periods import Span
 
 _SENTENCE_END = re.compile(r"[.?!。…\n]")
 _FUTURE = re.compile(r"겠|려고|기로|예정|계획|자$|(?:게|래|까)요?$|\bwill\b|'ll$|\bgoing$")

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from .questions import asks, asks_for_action, asks_for_advice
-from .recall import asks_about_user, speaks_of_self, tells_to_remember
-from .sentences import sentences
+from engine.korean.questions import asks, asks_for_action, asks_for_advice
+from engine.korean.recall import asks_about_user, speaks_of_self, tells_to_remember
+from engine.korean.sentences import sentences
 
 Intent = Literal["question", "request", "statement", "small_talk", "memory_query", "memory_command"]
 
@@ -29,9 +29,7 @@ _FILLER = (
 )
 _MOOD = 300  # characters at the end of a sentence, where Korean shows what it wants
 _LEFT_OVER = 2  # letters; a name or a particle may stand beside a greeting
-_HELP = (
-    r"(?i)뭐\s?(?:먹|하|입|사|보)(?:지|을까|ㄹ까)|[가-힣]까요?$|어떡|어떻게\s?(?:하|할)|좋을지|\bshould i\b"
-)
+_HELP = r"(?i)뭐\s?(?:먹|하|입|사|보)(?:지|을까|ㄹ까)|[가-힣]까요?$|어떡|어떻게\s?(?:하|할)|좋을지|\bshould i\b"
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,4 @@ def _is_small_talk(text: str) -> bool:
 
 
 def _is_personal(sentence: str) -> bool:
-    return (
-        speaks_of_self(sentence)
-        or asks_for_advice(sentence)
-        or bool(re.search(_HELP, sentence.rstrip(" ?.!~")))
-    )
+    return speaks_of_self(sentence) or asks_for_advice(sentence) or bool(re.search(_HELP, sentence.rstrip(" ?.!~")))

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import re
 
-_GIVE = (
-    r"(?:줘|줄래|줄\s?수|줄\s?순|주라|주세|주십|주시|주실|주겠|주렴|줬으면|주면|주길|달라|다오|다구|줄\s?거)"
-)
+_GIVE = r"(?:줘|줄래|줄\s?수|줄\s?순|주라|주세|주십|주시|주실|주겠|주렴|줬으면|주면|주길|달라|다오|다구|줄\s?거)"
 _TELL = (
     rf"(?:알려|가르쳐|갈쳐|말해|말씀해|얘기해|이야기해|설명해|대답해|답해|일러)\s?(?:좀\s?)?(?:{_GIVE}|봐)"
     rf"|알려$|궁금|알고\s?싶"
@@ -27,9 +25,7 @@ _INNER = (
     r"(?:[는은을던]지|[가-힣]지|냐고|나|까)[를가는도]?\s(?:좀\s)?(?:확인|체크|봐\s?줘|찾아|알아|아니|아냐"
     r"|아세|아시|모르|말해|보여)"
 )
-_DO_FOR_ME = (
-    r"(?:줄래|줄\s?수\s?있|줄\s?수\s?없|줄\s?순\s?없|주겠|주실|주시겠|주면\s?안|주시면|줬으면|주지\s?않을)"
-)
+_DO_FOR_ME = r"(?:줄래|줄\s?수\s?있|줄\s?수\s?없|줄\s?순\s?없|주겠|주실|주시겠|주면\s?안|주시면|줬으면|주지\s?않을)"
 _COMMAND_END = (
     r"(?:줘|줘요|줘라|주세요|주라|주십시오|하세요|주세용|으세요|십시오|해라|어라|아라|거라|렴|합시다|자"
     r"|자고|달라|도록|바라|바랍니다|마|마세요)$"
@@ -73,9 +69,7 @@ _ENGLISH = (
 _ENGLISH_TELL = (
     r"(?i)\b(?:tell me|let me know|show me|explain|describe|i wonder|remind me (?:what|who|when|where|how))\b"
 )
-_ENGLISH_DO = (
-    r"(?i)^(?:please\s)?(?:can|could|would|will)\syou\s(?!tell|explain|say|show|describe|remember|know)"
-)
+_ENGLISH_DO = r"(?i)^(?:please\s)?(?:can|could|would|will)\syou\s(?!tell|explain|say|show|describe|remember|know)"
 _FINAL_B = 17
 _FINALS_BEFORE = {"가": (4,), "나": (18, 20), "래": (8,)}  # 받침 before an asking end: 큰가, 없나, 했나, 갈래
 
@@ -85,9 +79,7 @@ def asks_for_action(sentence: str) -> bool:
     words = sentence.strip().rstrip(" .?!~…")
     if re.search(_TELL, words) or re.search(_INNER, words):
         return bool(re.search(_MANNER, words))
-    return bool(
-        re.search(_DO_FOR_ME, words) or re.search(_COMMAND_END, words) or re.search(_ENGLISH_DO, words)
-    )
+    return bool(re.search(_DO_FOR_ME, words) or re.search(_COMMAND_END, words) or re.search(_ENGLISH_DO, words))
 
 
 def asks_for_advice(sentence: str) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date, timedelta
 
-from . import periods
-from .frame import Frame
-from .numerals import COUNT, DAYS, one_of, read_count, read_sino
-from .periods import WEEKDAYS, Span
+from engine.korean import periods
+from engine.korean.frame import Frame
+from engine.korean.numerals import COUNT, DAYS, one_of, read_count, read_sino
+from engine.korean.periods import WEEKDAYS, Span
 
 DAY_WORDS = {
     "그끄저께": -3, "그그저께": -3, "그저께": -2, "그제": -2, "엊그저께": -2, "엊그제": -2, "어제": -1,
@@ -205,9 +205,7 @@ def written(match: re.Match[str], frame: Frame) -> Span:
 
 def slashed(match: re.Match[str], frame: Frame) -> Span | None:
     """Read 3/5, month first, of the closest year that the clause's tense allows."""
-    months = [
-        periods.month(year, int(match["month"])) for year in range(frame.day.year - 1, frame.day.year + 3)
-    ]
+    months = [periods.month(year, int(match["month"])) for year in range(frame.day.year - 1, frame.day.year + 3)]
     return frame.pick(_within_each(months, match), nearest=True)
 
 

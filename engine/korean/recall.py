@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 _DO = r"(?:줘|줘요|줄래|줄\s?수|주세요|주라|주십시오|두라|둬|둬요|두세요|두고|놔|놔요|놓아|놓으세요|달라)"
-_NO_FILE = "".join(
-    f"(?<!{thing} )(?<!{thing}을 )(?<!{thing}를 )" for thing in ("파일", "사진", "메일", "문서")
-)
+_NO_FILE = "".join(f"(?<!{thing} )(?<!{thing}을 )(?<!{thing}를 )" for thing in ("파일", "사진", "메일", "문서"))
 _COMMAND = (
     rf"기억\s?(?:좀\s)?해\s?{_DO}|(?:잊|까먹)지\s?(?:마|말)|외워\s?{_DO}"
     rf"|(?:메모|기록)\s?(?:좀\s)?해\s?(?:{_DO}|$)|메모(?:\s좀)?\s부탁|적어\s?(?:둬|둬요|두|놔)"
@@ -84,8 +82,7 @@ def asks_about_user(sentence: str) -> bool:
     if re.search(_REMEMBER, words) or recalls or re.search(r"(?:나|저|우리)에\s대해", words):
         return True
     return bool(
-        (re.search(_OWN, words) or re.search(_TASTE, words))
-        and (re.search(_WHAT, words) or re.search(_KNOWN, words))
+        (re.search(_OWN, words) or re.search(_TASTE, words)) and (re.search(_WHAT, words) or re.search(_KNOWN, words))
     )
 
 
@@ -93,9 +90,7 @@ def speaks_of_self(sentence: str) -> bool:
     """Return whether the sentence names the speaker: 나, 내, 저, 제, 우리, my, our and their forms."""
     words = re.sub(_POINTING, " ", _bare(sentence))
     return bool(
-        re.search(_SELF, words)
-        or re.search(_OWN_EN, words)
-        or re.search(r"(?:^|\s)(?:나|저|우리)에\s대해", words)
+        re.search(_SELF, words) or re.search(_OWN_EN, words) or re.search(r"(?:^|\s)(?:나|저|우리)에\s대해", words)
     )
 
 

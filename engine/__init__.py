@@ -1,6 +1,6 @@
 """Gieok: the brain of an offline, Korean-first assistant, in this process. `from engine import Engine`."""
 
-from engine.engine import Embeddings, Engine, Status
+from engine.engine import Engine
 from engine.errors import (
     Cancelled,
     ConfigError,
@@ -19,10 +19,12 @@ from engine.errors import (
 )
 from engine.inputs import CATEGORIES
 from engine.metrics import Progress, Usage
+from engine.models import Status
 from engine.records import Hit, Memory
 from engine.sampling import Sampling
 from engine.stream import Stream
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
+from engine.vectors import Embeddings
 
 __all__ = [
     "CATEGORIES",
@@ -46,8 +48,8 @@ __all__ = [
     "OutOfBudget",
     "Progress",
     "Reply",
-    "SchemaError",
     "Sampling",
+    "SchemaError",
     "Status",
     "StoreError",
     "StoreLocked",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import locale
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine import Engine, EngineError, Progress
+from engine import Engine, EngineError, InvalidInput, Progress
+from engine.inputs import check_dialogue
 from engine.instructions import Language
 
 _HELP: dict[str, tuple[str, str]] = {
@@ -32,6 +36,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "pull": ("download a profile, role or model", "프로필, 역할 또는 모델을 내려받습니다"),
     "status": ("what is loaded, and where data lives", "올라온 모델과 자료의 위치"),
     "demo": ("the main job on the starter models", "작은 모델로 보는 시연"),
+    "-k": ("how many at most", "몇 개까지"),
     "--profile": ("a profile of models.toml", "models.toml의 프로필"),
     "--home": ("folder of memories", "기억을 두는 폴더"),
     "--json": ("print one JSON value", "JSON 값 하나로 출력"),
@@ -45,25 +50,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     language = locale_language()
-    arguments = _parser(language).parse_args(argv)
     try:
-        return int(arguments.run(arguments) or 0)
+        try:
+            arguments = _parser(language).parse_args(argv)
+            return int(arguments.run(arguments) or 0)
+        finally:
+            print(end="", flush=True)  # meets a closed pipe here, not when Python exits
     except EngineError as error:
-        print(f"gieok: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
     except OSError as error:
-        print(f"gieok: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
+        return 0 if _reader_left(error) else _failed(str(error))
     except KeyboardInterrupt:
         print({"en": "gieok: interrupted", "ko": "gieok: 멈췄습니다"}[language], file=sys.stderr)
         return 130
+
+
+def _failed(reason: str) -> int:
+    print("gieok:", " ".join(reason.splitlines()), file=sys.stderr)
+    return 1
+
+
+def _reader_left(error: OSError) -> bool:
+    """Return whether stdout's reader has closed it, as `head` does; what is still buffered then goes nowhere."""
+    if not (isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def locale_language() -> Language:
     """Return "ko" where the locale's messages are Korean, else "en"."""
     named = next((os.environ[n] for n in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(n)), "")
     named = named or (locale.getlocale()[0] or "")
-    return "ko" if named.lower().startswith("ko") else "en"
+    return "ko" if re.match(r"(?i)ko(rean)?(?![a-z])", named) else "en"
 
 
 def _parser(language: Language) -> argparse.ArgumentParser:
@@ -73,13 +92,13 @@ def _parser(language: Language) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("gieok", description=told(""))
     parser.set_defaults(language=language)
     parser.add_argument("--profile", help=told("--profile"))
-    parser.add_argument("--home", type=Path, help=told("--home"))
+    parser.add_argument("--home", help=told("--home"))
     parser.add_argument("--json", action="store_true", help=told("--json"))
     parser.add_argument("--quiet", action="store_true", help=told("--quiet"))
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def verb(name: str, run: Callable[[Any], int | None], *words: str, **options: Any) -> argparse.ArgumentParser:
-        found = options.pop("under", verbs).add_parser(name, help=told(name), description=told(name))
+    def verb(name: str, run: Callable[[Any], int | None], *words: str, under: Any = verbs) -> Any:
+        found = under.add_parser(name, help=told(name), description=told(name))
         found.set_defaults(run=run)
         for word in words:
             found.add_argument(word.rstrip("*?"), nargs={"*": "+", "?": "?"}.get(word[-1]))
@@ -91,7 +110,7 @@ def _parser(language: Language) -> argparse.ArgumentParser:
     verb("summarize", _summarize, "file")
     verb("embed", _embed, "text*")
     verb("remember", _remember, "text")
-    verb("search", _search, "query").add_argument("-k", type=int, default=5)
+    verb("search", _search, "query").add_argument("-k", type=int, help=told("-k"))
     verb("status", _status)
     verb("demo", _demo)
     for name, below in (("memory", _MEMORY), ("models", _MODELS)):
@@ -102,9 +121,15 @@ def _parser(language: Language) -> argparse.ArgumentParser:
     return parser
 
 
-def _open(arguments: argparse.Namespace) -> Engine:
-    progress = None if arguments.quiet else Meter()
-    return Engine(profile=arguments.profile, home=arguments.home, progress=progress)
+@contextmanager
+def _open(arguments: argparse.Namespace) -> Iterator[Engine]:
+    meter = Meter()
+    progress = None if arguments.quiet else meter
+    try:
+        with Engine(profile=arguments.profile, home=arguments.home, progress=progress) as engine:
+            yield engine
+    finally:
+        meter.end()
 
 
 def _show(arguments: argparse.Namespace, value: Any, lines: Sequence[str]) -> None:
@@ -157,8 +182,9 @@ def _remember(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
+    asked = {} if arguments.k is None else {"k": arguments.k}
     with _open(arguments) as engine:
-        hits = engine.search(arguments.query, k=arguments.k)
+        hits = engine.search(arguments.query, **asked)
     lines = [f"{hit.score:.3f}\t{hit.memory.id}\t{hit.memory.text}" for hit in hits]
     _show(arguments, [hit.to_dict() for hit in hits], lines)
 
@@ -186,11 +212,15 @@ def _models_list(arguments: argparse.Namespace) -> None:
     with _open(arguments) as engine:
         entries = engine.catalogue()
     lines = [
-        f"{'✓' if one['installed'] else ' '} {one['name']:26} {(one['size'] or 0) / 1e9:5.1f} GB  {one['license'] or '?'}"
+        f"{'✓' if one['installed'] else ' '} {one['name']:26} {_gigabytes(one['size']):>7}  {one['license'] or '?'}"
         + (f"  ({one['note']})" if one["note"] else "")
         for one in entries
     ]
     _show(arguments, entries, lines)
+
+
+def _gigabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e9:.1f} GB"
 
 
 def _models_pull(arguments: argparse.Namespace) -> None:
@@ -224,12 +254,29 @@ _MODELS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
 
 def _read_dialogue(file: str) -> Any:
     """Return a text, or the list of messages where the file holds JSON; `-` is stdin."""
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    text = _read(file)
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
-    return parsed if isinstance(parsed, list) else text
+    if not isinstance(parsed, list):
+        return text
+    try:
+        check_dialogue(parsed, limit=None)
+    except TypeError as error:
+        raise InvalidInput(str(error)) from None
+    return parsed
+
+
+def _read(file: str) -> str:
+    try:
+        if file != "-":
+            return Path(file).read_text(encoding="utf-8-sig")
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{file} is not UTF-8; save it as UTF-8") from None
 
 
 class Meter:
@@ -237,7 +284,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
-        self._said = 0.0
+        self._said = float("-inf")
         self._width = 0
 
     def __call__(self, event: Progress) -> None:
@@ -254,6 +301,12 @@ class Meter:
         end = "\n" if ended or not terminal else ""
         print(("\r" if terminal else "") + line.ljust(self._width), end=end, file=sys.stderr, flush=True)
         self._width = 0 if end else len(line)
+
+    def end(self) -> None:
+        """End a line that waits to be overwritten, so that what follows has its own."""
+        if self._width:
+            print(file=sys.stderr)
+            self._width = 0
 
 
 def _amount(event: Progress) -> str:

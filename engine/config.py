@@ -1,4 +1,4 @@
-"""models.toml → frozen specs. The packaged file is the only home of a default; a user's file is laid over it."""
+"""models.toml → frozen specs. The packaged file is the only home of a default; a user's is laid over it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,52 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from engine.errors import ConfigError, ModelNotFound
+from engine.sampling import check_number
+from engine.toml_lines import line_of
 
 LLM_ROLES = ("chat", "summary", "extraction", "classification")
 ROLES = (*LLM_ROLES, "embedding", "fallback")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+OF_THE_FILES = ("revision", "sha256", "size")  # what an entry says of its source's files, and of no others
+_INT32 = 2**31 - 1  # llama.cpp would take a larger number for another one
+# Windows cannot have these in a name, or reads `:` as a drive or stream and the devices as no file at all.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*]')
+_DEVICES = re.compile(r"(?i)\s*(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])\s*(\..*)?")
 
 
 def _safe_name(name: str) -> str:
-    windows, posix = PureWindowsPath(name), PurePosixPath(name)
+    path = PureWindowsPath(name)
     if (
-        not name.strip()
-        or windows.drive
-        or windows.root
-        or posix.is_absolute()
-        or ".." in windows.parts
-        or _CONTROL.search(name)
-        or ":" in name
-        or any(_DEVICES.fullmatch(part.strip()) or part.endswith((".", " ")) for part in windows.parts)
+        not path.parts
+        or path.anchor
+        or _UNSAFE.search(name)
+        or any(_DEVICES.fullmatch(part) or part.endswith((".", " ")) for part in path.parts)  # ".." too
     ):
         raise ValueError("must be a relative path inside the model's folder")
     return name
+
+
+def _pinned(package: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!_-]+", package):
+        raise ValueError("must be NAME==VERSION")
+    return package
 
 
 SafeName = Annotated[str, AfterValidator(_safe_name)]
@@ -51,7 +67,7 @@ class Source(_Table):
 
     repo: str | None = None
     path: str | None = None
-    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")] | None = None
+    package: Annotated[str, AfterValidator(_pinned)] | None = None
     files: list[SafeName] = []
 
     @model_validator(mode="after")
@@ -64,21 +80,27 @@ class Source(_Table):
 
 
 class SamplingTable(_Table):
-    """How the next token is drawn; ranges are those llama.cpp accepts."""
+    """How the next token is drawn; `engine.sampling` knows the ranges."""
 
-    temperature: float = Field(ge=0, le=10)
-    top_p: float = Field(gt=0, le=1)
-    top_k: int = Field(ge=0)
-    min_p: float = Field(ge=0, le=1)
-    repeat_penalty: float = Field(gt=0, le=10)
-    max_tokens: int = Field(ge=1)
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repeat_penalty: float
+    max_tokens: int
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: float, info: ValidationInfo) -> float:
+        check_number(str(info.field_name), value)
+        return value
 
 
 class EngineTable(_Table):
     """`[engine]`: what holds for every model unless its entry says otherwise."""
 
-    n_ctx: int = Field(ge=256)
-    n_batch: int = Field(ge=32)
+    n_ctx: int = Field(ge=256, le=_INT32)
+    n_batch: int = Field(ge=32, le=_INT32)
     parallel: int = Field(ge=1, le=64)
     sampling: SamplingTable
 
@@ -100,12 +122,12 @@ class ModelSpec(_Table):
     korean: int | None = Field(default=None, ge=0, le=5)
     note: str | None = None
     # llm
-    n_ctx: int | None = Field(default=None, ge=256)
-    n_gpu_layers: int = Field(default=0, ge=-1)
-    n_threads: int | None = Field(default=None, ge=1)
+    n_ctx: int | None = Field(default=None, ge=256, le=_INT32)
+    n_gpu_layers: int = Field(default=0, ge=-1, le=_INT32)
+    n_threads: int | None = Field(default=None, ge=1, le=_INT32)
     parallel: int | None = Field(default=None, ge=1, le=64)
     flash_attention: bool | None = None
-    sampling: dict[str, float | int] = {}
+    sampling: dict[str, Any] = {}  # checked where it is laid over [engine.sampling]
     chat_template: str | None = None
     template_args: dict[str, bool | int | float | str] = {}
     # embedding
@@ -114,6 +136,11 @@ class ModelSpec(_Table):
     max_tokens: int | None = Field(default=None, ge=8)
     query_prefix: str = ""
     passage_prefix: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model may be called, in small letters."""
+        return tuple(name.lower() for name in (self.name, *self.aliases))
 
 
 class _File(_Table):
@@ -134,10 +161,9 @@ class Config:
     def model(self, name: str) -> ModelSpec:
         """Return the entry called `name`, by key or alias. Raises `ModelNotFound`."""
         for spec in self.models.values():
-            if name.lower() in (spec.name, *spec.aliases):
+            if name.lower() in spec.names:
                 return spec
-        known = [alias for spec in self.models.values() for alias in (spec.name, *spec.aliases)]
-        hint = _nearest(name, known)
+        hint = _nearest(name, [known for spec in self.models.values() for known in spec.names])
         raise ModelNotFound(
             f"no model is called {name!r}."
             + (f" Did you mean {hint!r}?" if hint else "")
@@ -179,10 +205,9 @@ def load(path: str | os.PathLike[str] | None = None) -> Config:
     """
     named = path or os.environ.get("GIEOK_CONFIG")
     own = Path(named) if named else user_file()
-    if not named and not own.exists():
+    if not named and not _is_there(own):
         return _packaged()
-    data = _merge(_read(packaged_file()), _read(own))
-    return _validate(data, own)
+    return _validate(_merge(_read(packaged_file()), _read(own)), own)
 
 
 @cache
@@ -190,69 +215,126 @@ def _packaged() -> Config:
     return _validate(_read(packaged_file()), packaged_file())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _is_there(path: Path) -> bool:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.exists()
+    except OSError:  # reading it will tell why
+        return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    def fail(message: str, line: int | None = None) -> ConfigError:
+        return ConfigError(message, file=str(path), line=line)
+
+    try:
+        text = _text(path)
+        return tomllib.loads(text)
     except FileNotFoundError:
-        raise ConfigError("there is no such file", file=str(path)) from None
+        raise fail("there is no such file") from None
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=str(path)) from None
+        raise fail(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError("is not UTF-8; save it as UTF-8", file=str(path)) from None
+        raise fail("is not UTF-8; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise ConfigError(str(error), file=str(path), line=int(line[1]) if line else None) from None
+        raise fail(str(error), int(line[1]) if line else text.count("\n") + 1) from None
+    except RecursionError:
+        raise fail("is nested too deeply") from None
+    except (ValueError, RuntimeError) as error:  # a NUL in the path, nobody's home, a number without end
+        raise fail(str(error)) from None
+
+
+def _text(path: Path) -> str:
+    return path.expanduser().read_text(encoding="utf-8-sig")  # Windows editors like to begin with a mark
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Lay `over` on `base`; a `source` is replaced whole, since two places cannot both hold."""
-    merged = dict(base)
+    merged = {k: v for k, v in base.items() if "source" not in over or k not in OF_THE_FILES}
     for key, value in over.items():
         old = merged.get(key)
-        deeper = isinstance(value, dict) and isinstance(old, dict) and key != "source"
-        merged[key] = _merge(old, value) if deeper else value  # type: ignore[arg-type]
+        if isinstance(value, dict) and isinstance(old, dict) and key != "source":
+            value = _merge(old, value)
+        merged[key] = value
     return merged
 
 
 def _validate(data: dict[str, Any], file: Path) -> Config:
     models = data.get("models")
     if isinstance(models, dict):
-        named = {k: {**v, "name": k} if isinstance(v, dict) else v for k, v in models.items()}
-        data = {**data, "models": named}
+        data = {**data, "models": {name: _named(name, entry, file) for name, entry in models.items()}}
     try:
         parsed = _File.model_validate(data)
     except ValidationError as error:
         raise _explain(error, file) from None
     config = Config(parsed.engine, parsed.profiles, parsed.models, str(file))
-    _check_references(config, file)
+    _check_models(config, file)
+    _check_profiles(config, file)
     return config
 
 
-def _check_references(config: Config, file: Path) -> None:
+def _named(name: str, entry: Any, file: Path) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    if "name" in entry:
+        raise _mistake(file, ("models", name, "name"), f"unknown key 'models.{name}.name'.")
+    return {**entry, "name": name}
+
+
+def _check_models(config: Config, file: Path) -> None:
+    meant: dict[str, str] = {}
+    for key, spec in config.models.items():
+        place = "models", key
+        if not _can_be_folder(key):
+            raise _mistake(file, place, f"{key!r} cannot be the name of a folder; put such a name into aliases.")
+        for name in spec.names:
+            if meant.setdefault(name, key) != key:
+                raise _mistake(file, (*place, "aliases"), f"{name!r} already names {meant[name]!r}.")
+        try:
+            SamplingTable.model_validate({**config.engine.sampling.model_dump(), **spec.sampling})
+        except ValidationError as error:
+            raise _explain(error, file, (*place, "sampling")) from None
+
+
+def _can_be_folder(name: str) -> bool:
+    """Return whether a model may be called so; what has a slash, or ends in .gguf, is taken for a path."""
+    try:
+        return len(PureWindowsPath(_safe_name(name)).parts) == 1 and not name.lower().endswith(".gguf")
+    except ValueError:
+        return False
+
+
+def _check_profiles(config: Config, file: Path) -> None:
     for profile, roles in config.profiles.items():
         if "chat" not in roles:
-            raise ConfigError(f"profile {profile!r} names no chat model", file=str(file))
+            raise _mistake(file, ("profiles", profile), f"profile {profile!r} names no chat model.")
         for role, model in roles.items():
+            place = "profiles", profile, role
             try:
                 kind = config.model(model).kind
             except ModelNotFound as error:
-                line = _line_of(file, ("profiles", profile, role))
-                raise ConfigError(str(error), file=str(file), line=line) from None
-            wanted = ("embedding",) if role == "embedding" else ("llm", "embedding")
-            if kind not in (wanted if role in ("embedding", "classification") else ("llm",)):
-                line = _line_of(file, ("profiles", profile, role))
-                raise ConfigError(f"{model!r} is of kind {kind} and cannot be {role}", file=str(file), line=line)
+                raise _mistake(file, place, str(error)) from None
+            if role != "classification" and kind != ("embedding" if role == "embedding" else "llm"):
+                raise _mistake(file, place, f"{model!r} is of kind {kind} and cannot be {role}.")
 
 
-def _explain(error: ValidationError, file: Path) -> ConfigError:
-    first = error.errors()[0]
-    path = tuple(str(part) for part in first["loc"] if part != "[key]")
+def _explain(error: ValidationError, file: Path, above: tuple[str, ...] = ()) -> ConfigError:
+    # a misspelt key is also a missing one, and the spelling is the better news
+    first = min(error.errors(), key=lambda one: not _is_unknown_key(one))
+    path = (*above, *(str(part) for part in first["loc"] if part != "[key]"))
     where = ".".join(path)
-    if first["type"] == "extra_forbidden" or "[key]" in first["loc"]:
-        message, nearest = f"unknown key {where!r}.", _nearest(path[-1], _known_keys(path[:-1]))
-    else:
-        message, nearest = f"{where}: {first['msg']}", None
-    return ConfigError(message, file=str(file), line=_line_of(file, path), nearest=nearest)
+    if _is_unknown_key(first):
+        nearest = _nearest(path[-1], _known_keys(path[:-1]))
+        return _mistake(file, path, f"unknown key {where!r}.", nearest)
+    return _mistake(file, path, f"{where}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _is_unknown_key(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "extra_forbidden" or "[key]" in error["loc"]
+
+
+def _mistake(file: Path, path: tuple[str, ...], message: str, nearest: str | None = None) -> ConfigError:
+    return ConfigError(message, file=str(file), line=line_of(_text(file), path), nearest=nearest)
 
 
 def _known_keys(parent: tuple[str, ...]) -> list[str]:
@@ -265,35 +347,6 @@ def _known_keys(parent: tuple[str, ...]) -> list[str]:
         if name in tables:
             return [key for key in tables[name].model_fields if key != "name"]
     return []
-
-
-def _line_of(file: Path, path: tuple[str, ...]) -> int | None:
-    """Return the line that sets `path`, else that of the nearest table above it; tomllib keeps no positions."""
-    best, depth = None, 0
-    for number, prefix in _keys_by_line(file):
-        shared = len(os.path.commonprefix([prefix, path]))
-        if shared == len(prefix) and shared > depth:
-            best, depth = number, shared
-    return best
-
-
-def _keys_by_line(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    key = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
-    dotted = rf"{key}(?:\s*\.\s*{key})*"
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if header := re.match(rf"\s*\[\s*({dotted})\s*\]", line):
-            table = _parts(header[1], key)
-            yield number, table
-        elif entry := re.match(rf"\s*({dotted})\s*=", line):
-            own = (*table, *_parts(entry[1], key))
-            yield number, own
-            for inner in re.finditer(rf"[{{,]\s*({key})\s*=", line[entry.end() :]):
-                yield number, (*own, *_parts(inner[1], key))
-
-
-def _parts(dotted: str, key: str) -> tuple[str, ...]:
-    return tuple(part.strip("\"'") for part in re.findall(key, dotted))
 
 
 def _nearest(name: str, known: Any) -> str | None:

@@ -6,6 +6,7 @@ llguidance keeps the state of one output. It takes a JSON Schema, or a grammar i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,16 @@ from engine.errors import SchemaError
 
 if TYPE_CHECKING:
     import numpy as np
+    from llguidance._lib import JsonCompileOptions
     from numpy.typing import NDArray
 
 # without whitespace_flexible=False every blank is a choice, and only the first bracket would be forced
-_JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JSON_OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# where llguidance's messages name the keyword that is to blame
+_KEYWORD = re.compile(
+    r"Unimplemented keys: \[\"([^\"]+)|Expected positive integer for '(\w+)|"
+    r"(?:Invalid|Unknown) (type|format)\b|^(type|oneOf)\b"
+)
 
 
 class Grammar:
@@ -27,7 +34,7 @@ class Grammar:
 
         error = LLMatcher.validate_grammar(text)
         if error and not error.startswith("WARNING"):
-            raise SchemaError(f"the schema cannot be compiled: {_first_line(error)}", keyword=_keyword(error))
+            raise SchemaError(f"the schema cannot be compiled: {_one_line(error)}", keyword=_keyword(error))
         self.text = text
 
     @classmethod
@@ -37,8 +44,8 @@ class Grammar:
 
         try:
             text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"the schema is not JSON: {error}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SchemaError(f"the schema is not a JSON object: {error}") from None
         return cls(text)
 
     @classmethod
@@ -59,24 +66,24 @@ class Constraints:
     def __init__(self, tokens: list[bytes], vocabulary: int, tokenize: int, eos: Iterable[int]) -> None:
         from llguidance import LLTokenizer
 
-        self.size = len(tokens)
         self._tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
             tokens=tokens, vocab_ptr=vocabulary, tokenize_fptr=tokenize, eos_token=list(eos)
         )
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """Start one constrained output. Raises `SchemaError` if the grammar does not compile."""
-        return Matcher(self._tokenizer, grammar, self.size)
+        return Matcher(self._tokenizer, grammar)
 
 
 class Matcher:
     """The state of one constrained output."""
 
-    def __init__(self, tokenizer: Any, grammar: Grammar, size: int) -> None:
+    def __init__(self, tokenizer: Any, grammar: Grammar) -> None:
         from llguidance import LLMatcher
 
-        self._matcher = LLMatcher(tokenizer, grammar.text)
-        self._size = size
+        # its warnings would go to stderr, with what the model wrote
+        self._matcher = LLMatcher(tokenizer, grammar.text, log_level=0)
+        self._matcher.compute_bitmask()  # a grammar that nothing can begin, such as {"$ref": "#"}, shows only here
         self._check()
 
     @property
@@ -95,26 +102,28 @@ class Matcher:
 
     def accept(self, token: int) -> list[int]:
         """Take a chosen token; return the tokens that must follow it."""
-        if not self._matcher.consume_token(token):
-            self._check()
+        self._matcher.consume_token(token)
+        self._check()
         return self.forced()
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, and take them."""
         tokens: list[int] = self._matcher.compute_ff_tokens()
-        if tokens and not self._matcher.consume_tokens(tokens):
-            self._check()
+        if tokens:
+            self._matcher.consume_tokens(tokens)
+        self._check()  # a limit reached here counts as stopped, and would pass for a finished output
         return tokens
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise SchemaError(f"the schema cannot be followed: {_first_line(self._matcher.get_error())}")
+            raise SchemaError(f"the schema cannot be followed: {_one_line(self._matcher.get_error())}")
 
 
-def _first_line(error: str) -> str:
-    return error.strip().splitlines()[0][:300]
+def _one_line(error: str) -> str:
+    report = error.partition("<state>")[0]  # what follows holds the output so far
+    return " ".join(report.split())[:300]
 
 
 def _keyword(error: str) -> str | None:
-    known = ("uniqueItems", "not", "if", "then", "else", "contains", "dependentSchemas", "propertyNames")
-    return next((word for word in known if f'"{word}"' in error or f"`{word}`" in error), None)
+    found = _KEYWORD.search(error)
+    return next(filter(None, found.groups()), None) if found else None

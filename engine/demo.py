@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from datetime import date, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from engine import Engine
 from engine.instructions import Language

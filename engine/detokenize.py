@@ -23,10 +23,11 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + self._decoder.decode(data)
-        ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        # the first to be complete wins, else the text would depend on where the model cut its tokens
+        ends = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if ends:
             self.stopped, self._held = True, ""
-            return text[: min(ends)]
+            return text[: min(ends)[1]]
         shown = len(text) - self._may_begin_stop(text)
         self._held = text[shown:]
         return text[:shown]

@@ -5,96 +5,34 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from engine.answers import Answers
+from engine.classifier import Classifier
 from engine.errors import InvalidInput
-from engine.inputs import CATEGORIES, Moment, Turn, check_dialogue, check_moment, check_text, check_texts
-from engine.metrics import Progress, ProgressCallback, report
-from engine.sampling import Sampling, SamplingParams, resolve
+from engine.inputs import CATEGORIES, Moment, check_dialogue, check_moment, check_text, check_texts
+from engine.metrics import ProgressCallback
+from engine.sampling import Sampling
 from engine.stream import Stream
 from engine.twins import Threads, twin
-from engine.worker import Worker, cancels
+from engine.vectors import HEADS, Embeddings, Head, Vectors
+from engine.worker import Worker
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from engine.config import ModelSpec
-    from engine.constrain import Grammar
-    from engine.generation import Finished, Generation, Scoring
     from engine.korean.morphemes import Analyser
-    from engine.memory import Hit, Memory, MemoryStore
-    from engine.models import LoadedModel
-    from engine.runner import Runner
+    from engine.memory import MemoryStore
+    from engine.models import Models, Status
+    from engine.records import Hit, Memory
     from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
 
 Messages = str | Sequence[Mapping[str, object]]
 Categories = Iterable[str] | Mapping[str, str]
-Head = Literal["dense", "sparse", "multi"]
-HEADS: tuple[Head, ...] = ("dense", "sparse", "multi")
-_BACKGROUND = 1  # priority of extraction and summaries: behind chat
-_EMBED_AT_ONCE = 16  # texts a job of the compute thread, so that running streams go on between
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """Vectors of n texts: `dense` (n, d) float32, unit length; a head that was not asked for or is not there is None."""
-
-    dense: NDArray[np.float32] | None
-    sparse: list[dict[int, float]] | None = None
-    multi: list[NDArray[np.float32]] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        dense = None if self.dense is None else self.dense.tolist()
-        return {"dense": dense, "sparse": self.sparse, "multi": self.multi}
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What an engine holds: `resident` is the bytes of RAM of the whole process."""
-
-    profile: str
-    home: str
-    models: str
-    loaded: tuple[LoadedModel, ...]
-    resident: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        from dataclasses import asdict
-
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One answer to be written, before a model has seen it."""
-
-    turns: tuple[Turn, ...]
-    model: str
-    params: SamplingParams
-    grammar: Grammar | None = None
-    schema: Any = None
-    priority: int = 0
-
-
-class _Running:
-    """A generation and what it takes to stop it."""
-
-    def __init__(self, generation: Generation, runner: Runner, check: Callable[[], None]) -> None:
-        self.out, self.check = generation.out, check
-        self._generation, self._runner = generation, runner
-
-    def cancel(self) -> None:
-        self._generation.cancelled = True
-        self._runner.interrupt()
 
 
 class Engine:
@@ -125,11 +63,12 @@ class Engine:
         self._models = Models(self._config, resolve_roles(self._config, self._profile, models or {}), progress)
         self._worker = Worker(self._models)
         self.threads = Threads(self._worker.check)
+        self._answers = Answers(self._config.engine.sampling, self._models, self._worker, self.threads.run)
+        self._vectors = Vectors(self._models, self._worker, progress)
+        self._classifier = Classifier(self._models, self._worker, self._vectors)
         self._lock = threading.Lock()
         self._memory: MemoryStore | None = None
         self._morphemes: Analyser | None = None
-        self._label_vectors: dict[object, NDArray[np.float32]] = {}
-        self._priors: dict[object, dict[str, float]] = {}
         # also at interpreter exit, and when an engine is dropped without close
         self._release = weakref.finalize(self, _release, self._worker, self.threads)
 
@@ -151,8 +90,7 @@ class Engine:
         role or a model name. Raises `InvalidInput`, `ContextOverflow`, `SchemaError`, `ModelNotFound`,
         `EngineClosed`.
         """
-        request = self._chat_request(messages, context, schema, model, sampling)
-        return self._stream(request).open().reply
+        return self.stream(messages, context=context, schema=schema, model=model, **sampling).reply
 
     def stream(
         self,
@@ -164,7 +102,7 @@ class Engine:
         **sampling: Unpack[Sampling],
     ) -> Stream:
         """Answer like `chat`, piece by piece; errors of input and loading are raised here."""
-        return self._stream(self._chat_request(messages, context, schema, model, sampling)).open()
+        return self.astream(messages, context=context, schema=schema, model=model, **sampling).open()
 
     def astream(
         self,
@@ -176,7 +114,11 @@ class Engine:
         **sampling: Unpack[Sampling],
     ) -> Stream:
         """Answer like `stream`, for `async for`; the model is loaded at the first piece, off the event loop."""
-        return self._stream(self._chat_request(messages, context, schema, model, sampling))
+        from engine import tasks
+
+        self._worker.check()
+        turns = tasks.with_context(check_dialogue(messages, limit=None), context)
+        return self._answers.stream(self._answers.question(turns, model or "chat", sampling, schema))
 
     def tokens(self, messages: Messages, *, model: str = "chat") -> list[int]:
         """Return the token ids that `model` would read for `messages`. Raises as `chat` does."""
@@ -203,20 +145,14 @@ class Engine:
         if grammar is None:
             return tasks.ExtractedMemory()
         asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": tasks.extraction_budget(turns)}
-        request = _Request(
-            tasks.extraction_turns(turns),
-            "extraction",
-            self._params("extraction", asked),
-            Grammar.lark(grammar),
-            priority=_BACKGROUND,
-        )
-        found = tasks.parse_extraction(self._stream(request).open().reply.text, turns, moment)
+        reply = self._answers.task("extraction", tasks.extraction_turns(turns), asked, Grammar.lark(grammar))
+        found = tasks.parse_extraction(reply.text, turns, moment)
         if store:
             self._store_items(found, user)
         return found
 
     @overload
-    def classify(
+    def classify(  # type: ignore[overload-overlap]  # a str is an iterable of str, but means one text
         self, texts: str, categories: Categories = CATEGORIES, *, abstain: float | None = None
     ) -> Classification: ...
     @overload
@@ -238,8 +174,7 @@ class Engine:
         labels = tasks.check_categories(categories)
         if abstain is not None and not 0 <= abstain <= 1:
             raise InvalidInput(f"abstain must be between 0 and 1, not {abstain}")
-        by_meaning = self._models.spec("classification").kind == "embedding"
-        found = (self._by_meaning if by_meaning else self._by_logits)(checked, labels, abstain) if checked else []
+        found = self._classifier.classify(checked, labels, abstain) if checked else []
         return found[0] if single else found
 
     def summarize(self, dialogue: Messages, *, max_words: int | None = None) -> Summary:
@@ -254,10 +189,7 @@ class Engine:
         if max_words is not None and max_words < 1:
             raise InvalidInput(f"max_words must be at least 1, not {max_words}")
         turns = tasks.summary_turns(check_dialogue(dialogue, limit=None), max_words)
-        request = _Request(
-            turns, "summary", self._params("summary", {"temperature": 0.0}), priority=_BACKGROUND
-        )
-        reply = self._stream(request).open().reply
+        reply = self._answers.task("summary", turns, {"temperature": 0.0})
         return tasks.Summary(tasks.cut_words(reply.text, max_words), reply.usage)
 
     def understand(self, text: str, *, at: Moment | None = None) -> Understanding:
@@ -293,8 +225,8 @@ class Engine:
         if kind not in ("passage", "query"):
             raise InvalidInput(f"kind must be 'passage' or 'query', not {kind!r}")
         if unknown := set(heads) - set(HEADS):
-            raise InvalidInput(f"{sorted(unknown)[0]!r} is not a head; there are {', '.join(HEADS)}")
-        return Embeddings(self._embed(checked, kind) if "dense" in heads else None)
+            raise InvalidInput(f"{min(unknown)!r} is not a head; there are {', '.join(HEADS)}")
+        return Embeddings(self._vectors.embed(checked, kind) if "dense" in heads else None)
 
     # ---- memory
 
@@ -384,7 +316,10 @@ class Engine:
         return [hub.pull(spec, progress=progress or self._progress) for spec in self._wanted(name)]
 
     def catalogue(self) -> list[dict[str, Any]]:
-        """Return every known model: name, kind, aliases, size in bytes, license, note, and whether it is installed."""
+        """Return every known model: name, kind, aliases, size in bytes, license, note, and whether it is installed.
+
+        Raises `EngineClosed`.
+        """
         from engine import hub
 
         self._worker.check()
@@ -407,6 +342,7 @@ class Engine:
         import psutil
 
         from engine import hub
+        from engine.models import Status
 
         self._worker.check()
         resident = psutil.Process().memory_info().rss
@@ -415,11 +351,10 @@ class Engine:
     def close(self) -> None:
         """Stop everything and free all memory; afterwards every method raises `EngineClosed`."""
         self._release()
-        memory = self._memory
-        if memory is not None:
-            memory.close()
+        if self._memory is not None:
+            self._memory.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -427,7 +362,7 @@ class Engine:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -457,118 +392,12 @@ class Engine:
     aforget = twin(forget)
     aforget_all = twin(forget_all)
     apull = twin(pull)
+    acatalogue = twin(catalogue)
     aload = twin(load)
     aunload = twin(unload)
     astatus = twin(status)
 
     # ---- inside
-
-    def _chat_request(
-        self, messages: Messages, context: Any, schema: Any, model: str | None, sampling: Mapping[str, Any]
-    ) -> _Request:
-        from engine import tasks
-        from engine.constrain import Grammar
-
-        self._worker.check()
-        turns = tasks.with_context(check_dialogue(messages, limit=None), context)
-        name = model or "chat"
-        if schema is None:
-            return _Request(turns, name, self._params(name, sampling))
-        grammar = Grammar.json(tasks.schema_of(schema))
-        # a penalty on repeated brackets would bend the document
-        return _Request(turns, name, self._params(name, {"repeat_penalty": 1.0, **sampling}), grammar, schema)
-
-    def _params(self, model: str, asked: Mapping[str, Any]) -> SamplingParams:
-        defaults = {**self._config.engine.sampling.model_dump(), **self._models.spec(model).sampling}
-        return resolve(defaults, asked)
-
-    def _stream(self, request: _Request) -> Stream:
-        return Stream(partial(self._start, request), partial(self._conclude, request), self.threads.run)
-
-    def _start(self, request: _Request) -> _Running:
-        return self._worker.call(lambda: self._generate(request))
-
-    def _generate(self, request: _Request) -> _Running:
-        """On the compute thread: load, encode, queue."""
-        from engine.generation import Generation
-
-        runner = self._models.runner(request.model)
-        matcher = runner.matcher(request.grammar) if request.grammar else None
-        prompt = runner.encode(request.turns)
-        generation = Generation(prompt, request.params, priority=request.priority, matcher=matcher)
-        runner.generate(generation, request.params)
-        return _Running(generation, runner, self._worker.check)
-
-    def _conclude(self, request: _Request, finished: Finished) -> Reply:
-        from engine import tasks
-
-        whole = request.schema is not None and finished.finish_reason == "stop"
-        parsed = tasks.parse_as(request.schema, finished.text) if whole else None
-        name = self._models.spec(request.model).name
-        return tasks.Reply(finished.text, name, finished.finish_reason, finished.usage, parsed)
-
-    def _embed(self, texts: list[str], kind: Literal["passage", "query"], role: str = "embedding") -> NDArray[np.float32]:
-        """Embed in short jobs, so that running streams go on between them; (n, d) float32."""
-        import numpy as np
-
-        parts = []
-        for at in range(0, len(texts), _EMBED_AT_ONCE):
-            job = partial(self._embed_job, texts[at : at + _EMBED_AT_ONCE], kind, role)
-            parts.append(self._worker.call(job))
-            if len(texts) > _EMBED_AT_ONCE:
-                report(self._progress, Progress("embed", at + len(parts[-1]), len(texts), "texts"))
-        if parts:
-            return np.concatenate(parts)
-        return np.zeros((0, self._worker.call(lambda: self._models.embedder(role).dim)), np.float32)
-
-    def _embed_job(self, texts: list[str], kind: Literal["passage", "query"], role: str) -> NDArray[np.float32]:
-        return self._models.embedder(role).embed(texts, kind)
-
-    def _by_meaning(
-        self, texts: list[str], labels: dict[str, str], abstain: float | None
-    ) -> list[Classification]:
-        from engine import tasks
-
-        key = tuple(labels.items())
-        if key not in self._label_vectors:
-            examples = tasks.label_examples(labels)
-            flat = [text for texts in examples.values() for text in texts]
-            vectors = self._embed(flat, "query", "classification")
-            self._label_vectors[key] = tasks.label_vectors(vectors, [len(e) for e in examples.values()])
-        scores = self._embed(texts, "query", "classification") @ self._label_vectors[key].T
-        return [
-            tasks.from_similarities(dict(zip(labels, map(float, row), strict=True)), abstain) for row in scores
-        ]
-
-    def _by_logits(
-        self, texts: list[str], labels: dict[str, str], abstain: float | None
-    ) -> list[Classification]:
-        from engine import tasks
-
-        key = tuple(labels.items())
-        new = key not in self._priors
-        found = self._label_scores([*texts, tasks.NO_CONTENT] if new else texts, labels)
-        if new:
-            self._priors[key] = found.pop()
-        return [tasks.from_log_probabilities(scores, self._priors[key], abstain) for scores in found]
-
-    def _label_scores(self, texts: list[str], labels: dict[str, str]) -> list[dict[str, float]]:
-        from engine import tasks
-
-        asked = [tasks.classification_turns(text, labels) for text in texts]
-        scorings = self._worker.call(lambda: self._score(asked, list(labels)))
-
-        def cancel() -> None:
-            for scoring in scorings:
-                scoring.cancelled = True
-
-        with cancels(cancel):
-            return [dict(zip(labels, scoring.result.result(), strict=True)) for scoring in scorings]
-
-    def _score(self, asked: list[tuple[Turn, ...]], labels: list[str]) -> list[Scoring]:
-        """On the compute thread: load, encode all before any is queued, queue."""
-        runner = self._models.runner("classification")
-        return [runner.score(prompt, labels) for prompt in [runner.encode(turns) for turns in asked]]
 
     def _store_items(self, found: ExtractedMemory, user: str) -> None:
         for kind, item in found.items():
@@ -581,11 +410,9 @@ class Engine:
 
         with self._lock:
             if self._memory is None:
-                self._memory = MemoryStore(self._home, self._embed, self._embedding_name, progress=self._progress)
+                name = partial(_embedding_name, self._models)
+                self._memory = MemoryStore(self._home, self._vectors.embed, name, progress=self._progress)
             return self._memory
-
-    def _embedding_name(self) -> str:
-        return self._models.spec("embedding").name
 
     def _analyser(self) -> Analyser:
         from engine.korean.morphemes import Analyser
@@ -607,6 +434,10 @@ class Engine:
 def _release(worker: Worker, threads: Threads) -> None:
     worker.close()
     threads.close()
+
+
+def _embedding_name(models: Models) -> str:
+    return models.spec("embedding").name
 
 
 def _default_home() -> Path:

@@ -34,7 +34,10 @@ class Request(Protocol):
     """What the runner asks of anything that it runs."""
 
     job: Job
-    cancelled: bool
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given it up."""
 
     def advance(self, context: Context, rows: Sequence[int]) -> bool:
         """Use the logits at batch entries `rows`; return whether the request is done."""
@@ -68,6 +71,7 @@ class Generation:
         self._text = TextStream(params.stop)
         self._pieces: list[str] = []
         self._forced = self._completed = 0
+        self._cut_short = False
         self._began = time.perf_counter()
         self._first: float | None = None
         self._sampler: Sampler | None = None
@@ -78,7 +82,7 @@ class Generation:
         """Take what belongs to the model; what a schema forces at once joins the prompt's batch."""
         self._vocabulary, self._sampler = vocabulary, sampler
         if self._matcher:
-            self._take(self._matcher.forced()[: self.job.room], forced=True)
+            self._follow(self._matcher.forced())
             self._end_if_full()
 
     def advance(self, context: Context, rows: Sequence[int]) -> bool:
@@ -92,7 +96,7 @@ class Generation:
             return self._finish("stop")
         self._take([token], forced=False)
         if self._matcher and not self._text.stopped:
-            self._take(self._matcher.accept(token)[: self.job.room], forced=True)
+            self._follow(self._matcher.accept(token))
         return self._end_if_full()
 
     def stop(self) -> None:
@@ -106,9 +110,14 @@ class Generation:
             self.out.put(error)
 
     def _end_if_full(self) -> bool:
-        if self._text.stopped or (self._matcher and self._matcher.done):
+        complete = self._matcher is not None and self._matcher.done and not self._cut_short
+        if self._text.stopped or complete:
             return self._finish("stop")
         return self._finish("length") if not self.job.room else False
+
+    def _follow(self, forced: Sequence[int]) -> None:
+        self._cut_short = len(forced) > self.job.room  # the matcher is past the end of what is written
+        self._take(forced[: self.job.room], forced=True)
 
     def _take(self, tokens: Sequence[int], *, forced: bool) -> None:
         assert self._vocabulary and self._sampler
@@ -139,7 +148,7 @@ class Generation:
         first = now if self._first is None else self._first
         return Usage(
             prompt_tokens=self.job.prompt,
-            cached_tokens=self.job.cached,
+            cached_tokens=min(self.job.cached, self.job.prompt),  # forced tokens may have been cached too
             completion_tokens=self._completed,
             forced_tokens=self._forced,
             ttft=first - self._began,

@@ -68,24 +68,25 @@ def check_moment(value: Moment | None, what: str) -> datetime | None:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise InvalidInput(f"{what} is not an ISO date or time, such as 2026-03-05") from None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime.combine(value, time())
-    if not isinstance(value, datetime):
+    if not isinstance(value, date):
         raise TypeError(f"{what} must be a datetime, a date or an ISO string, not {type(value).__name__}")
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time())
     try:
-        return value.astimezone() if value.tzinfo is None else value
+        local = value.astimezone()  # by way of UTC, in which memories are kept
     except (OverflowError, OSError, ValueError):
         raise InvalidInput(f"{what} is outside the years this system can place in local time") from None
+    return local if value.utcoffset() is None else value
 
 
 def check_dialogue(
     dialogue: str | Sequence[Mapping[str, object]], *, limit: int | None = MAX_TEXT_BYTES
 ) -> tuple[Turn, ...]:
     """Return the turns of a dialogue; a string is one user turn. Raises `TypeError` or `InvalidInput`."""
-    if isinstance(dialogue, str):
-        return (Turn("user", check_text(dialogue, "message", limit=limit)),)
     if not isinstance(dialogue, Sequence):
         raise TypeError(f"a dialogue is a str or a list of messages, not {type(dialogue).__name__}")
+    if isinstance(dialogue, str):
+        return (Turn("user", check_text(dialogue, "message", limit=limit)),)
     if not dialogue:
         raise InvalidInput("the dialogue has no messages")
     return tuple(_turn(message, i, limit) for i, message in enumerate(dialogue))
@@ -96,17 +97,17 @@ def _turn(message: Mapping[str, object], i: int, limit: int | None) -> Turn:
         raise TypeError(f"message {i} must be a dict with role and content, not {type(message).__name__}")
     unknown = set(message) - {"role", "content", "name", "at"}
     if unknown:
-        raise InvalidInput(f"message {i} has an unknown key {sorted(map(str, unknown))[0]!r}")
+        raise InvalidInput(f"message {i} has an unknown key {min(map(str, unknown))!r}")
     missing = {"role", "content"} - set(message)
     if missing:
-        raise InvalidInput(f"message {i} has no {sorted(missing)[0]!r}")
+        raise InvalidInput(f"message {i} has no {min(missing)!r}")
     role, name, at = message["role"], message.get("name"), message.get("at")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InvalidInput(f"the role of message {i} must be one of {', '.join(ROLES)}")
     if at is not None and not isinstance(at, (date, str)):
         raise TypeError(f"at of message {i} must be a datetime, a date or an ISO string")
     return Turn(
-        role=str(role),
+        role=ROLES[ROLES.index(role)],  # a plain str, also for an enum's member
         content=check_text(message["content"], f"content of message {i}", limit=limit),
         name=None if name is None else check_text(name, f"name of message {i}", limit=limit),
         at=check_moment(at, f"at of message {i}"),

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from engine.scheduler import Chunk
 
 _log = logging.getLogger("engine.llama")
-_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING}  # ggml's info, warn, error; the rest is noise
+_PENALTY_LAST = 64  # tokens back that the repeat penalty looks at, as in llama.cpp
+_log.addHandler(logging.NullHandler())  # where a program sets up no logging, Python writes warnings to stderr
+_LEVELS = {2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}  # ggml's info, warn, error; the rest is noise
 
 
 @cache
@@ -126,7 +128,7 @@ class Vocabulary:
     @cached_property
     def eog(self) -> frozenset[int]:
         """The ids that end a generation."""
-        return frozenset(t for t in self.control.values() if _lib().llama_vocab_is_eog(self._live, t)) | {self.eos}
+        return frozenset(t for t in range(self.size) if _lib().llama_vocab_is_eog(self._live, t))
 
     def strips(self, token: int) -> tuple[bool, bool]:
         """Return whether `token` swallows white space before it and after it."""
@@ -141,16 +143,19 @@ class Vocabulary:
 
     @cached_property
     def raw(self) -> tuple[list[bytes], int, int]:
-        """What a constraint engine needs: bytes of every token (control ones marked by 0xFF), two addresses."""
-        special = set(self.control.values())
+        """What a constraint engine needs: bytes of every token (control ones marked by 0xFF), two addresses.
+
+        As in `llguidance.llamacpp`, user-defined tokens that look like control tokens are marked too.
+        """
+        tags = (token for word, token in self.user_defined.items() if word.startswith("<") and word.endswith(">"))
+        special = {*self.control.values(), *tags}
         tokens = [b"\xff" + self.text(t).encode() if t in special else p for t, p in enumerate(self.pieces)]
         tokenize = ctypes.cast(_lib().llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
         return tokens, self._live, int(tokenize or 0)
 
     @property
     def _live(self) -> Any:
-        self._model.check_open()
-        return self._ptr
+        return self._model.handle and self._ptr
 
     def _with_attribute(self, wanted: int) -> dict[str, int]:
         attribute = _lib().llama_vocab_get_attr
@@ -176,8 +181,9 @@ class Model:
         params.vocab_only = vocab_only
         _check_gguf(path)
         self.path = path
-        self.handle: Any = _lib().llama_model_load_from_file(os.fsencode(path), params)
-        if not self.handle:
+        self.contexts: list[Context] = []
+        self._handle: Any = _lib().llama_model_load_from_file(os.fsencode(path), params)
+        if not self._handle:
             raise ModelCorrupt(
                 f"llama.cpp cannot load {path.name}: it is damaged, incomplete, or of a kind that this version does "
                 "not know. Delete its folder and run `gieok models pull` again.",
@@ -201,15 +207,19 @@ class Model:
         raw: bytes | None = _lib().llama_model_chat_template(self.handle, None)
         return raw.decode("utf-8") if raw else None
 
-    def check_open(self) -> None:
-        """Raise `EngineClosed` if the weights were freed."""
-        if not self.handle:
+    @property
+    def handle(self) -> Any:
+        """The native model. Raises `EngineClosed` if the weights were freed."""
+        if not self._handle:
             raise EngineClosed("the model was unloaded")
+        return self._handle
 
     def close(self) -> None:
-        """Free the weights; contexts of this model must be closed before."""
-        if self.handle:
-            handle, self.handle = self.handle, None
+        """Free the weights, and before them every context of this model."""
+        while self.contexts:
+            self.contexts[-1].close()
+        if self._handle:
+            handle, self._handle = self._handle, None
             _lib().llama_model_free(handle)
 
 
@@ -225,12 +235,13 @@ def _check_gguf(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ContextParams:
-    """Sizes of one context: KV cells in all, tokens a batch, sequences, threads."""
+    """Sizes of one context: KV cells in all, tokens a batch, sequences, threads for one token and for many."""
 
     n_ctx: int
     n_batch: int
     n_seq: int
     n_threads: int
+    n_threads_batch: int
     flash_attention: bool | None = None
 
 
@@ -247,6 +258,7 @@ class Context:
                 f"llama.cpp could not make a context of {params.n_ctx} tokens for {model.path.name}; "
                 "lower n_ctx of this model in models.toml, or free memory."
             )
+        model.contexts.append(self)
         self._memory = _lib().llama_get_memory(self._ctx)
         self.n_ctx = int(_lib().llama_n_ctx(self._ctx))
         self._batch = _Batch(params.n_batch)
@@ -257,7 +269,7 @@ class Context:
         native.n_ctx, native.n_batch = params.n_ctx, params.n_batch
         native.n_ubatch = params.n_batch
         native.n_seq_max = params.n_seq
-        native.n_threads = native.n_threads_batch = params.n_threads
+        native.n_threads, native.n_threads_batch = params.n_threads, params.n_threads_batch
         native.kv_unified = True
         native.no_perf = True
         if params.flash_attention is not None:
@@ -268,8 +280,11 @@ class Context:
     def decode(self, chunks: Sequence[Chunk]) -> bool:
         """Compute `chunks` in one batch; False if it was aborted, with part of it possibly in the cache.
 
-        Raises `EngineError` if llama.cpp refuses the batch.
+        Raises `EngineError` if llama.cpp refuses the batch, or if it is larger than `n_batch`.
         """
+        size = sum(len(chunk.tokens) for chunk in chunks)
+        if size > self.params.n_batch:
+            raise EngineError(f"a batch of {size} tokens does not fit n_batch = {self.params.n_batch}")
         batch = self._batch.fill(chunks)
         status = _lib().llama_decode(self._live, batch)
         if status not in (0, 2):
@@ -277,10 +292,15 @@ class Context:
         return bool(status == 0)
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        """Return the logits (n_vocab,) of batch entry `row`: a view, valid until the next decode, writable."""
+        """Return the logits (n_vocab,) of batch entry `row`: a view, valid until the next decode, writable.
+
+        Raises `EngineError` if the last batch did not want them.
+        """
         import numpy as np
 
         pointer = _lib().llama_get_logits_ith(self._live, row)
+        if not pointer:
+            raise EngineError(f"the last batch has no logits for its entry {row}")
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def fork(self, source: int, target: int, count: int) -> None:
@@ -298,6 +318,7 @@ class Context:
         """Free the cache and the compute buffers."""
         if self._ctx:
             context, self._ctx = self._ctx, None
+            self.model.contexts.remove(self)
             _lib().llama_free(context)
 
     @property
@@ -322,11 +343,12 @@ class _Batch:
     def __init__(self, size: int) -> None:
         import numpy as np
 
-        self.token, self.pos, self.seq = (np.zeros(size, np.int32) for _ in range(3))
+        self.token, self.pos = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self.seq = np.zeros(size, np.int32)
         self.n_seq_id, self.wanted = np.ones(size, np.int32), np.zeros(size, np.int8)
         self.seq_rows = self.seq.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
         native = _lib().llama_batch()
-        pointers = {
+        pointers: dict[str, NDArray[Any]] = {
             "token": self.token, "pos": self.pos, "n_seq_id": self.n_seq_id, "seq_id": self.seq_rows,
             "logits": self.wanted,
         }  # fmt: skip
@@ -354,14 +376,13 @@ class _Batch:
 class Sampler:
     """llama.cpp's sampler chain for one request."""
 
-    def __init__(self, params: SamplingParams, seed: int) -> None:
+    def __init__(self, params: SamplingParams, seed: int, n_vocab: int) -> None:
         lib = _lib()
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self._chain: Any = chain
         if params.repeat_penalty != 1.0:
-            lib.llama_sampler_chain_add(
-                chain, lib.llama_sampler_init_penalties(64, params.repeat_penalty, 0.0, 0.0)
-            )
+            penalty = lib.llama_sampler_init_penalties(n_vocab, _PENALTY_LAST, params.repeat_penalty, 0.0, 0.0)
+            lib.llama_sampler_chain_add(chain, penalty)
         if params.temperature == 0:
             lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
             return
@@ -374,14 +395,20 @@ class Sampler:
 
     def sample(self, context: Context, row: int) -> int:
         """Draw a token from the logits of batch entry `row` and remember it for the penalty."""
-        return int(_lib().llama_sampler_sample(self._chain, context.handle, row))
+        return int(_lib().llama_sampler_sample(self._live, context.handle, row))
 
     def accept(self, token: int) -> None:
         """Remember a token that was not drawn but forced."""
-        _lib().llama_sampler_accept(self._chain, token)
+        _lib().llama_sampler_accept(self._live, token)
 
     def close(self) -> None:
         """Free the chain."""
         if self._chain:
             chain, self._chain = self._chain, None
             _lib().llama_sampler_free(chain)
+
+    @property
+    def _live(self) -> Any:
+        if not self._chain:
+            raise EngineClosed("the sampler was closed")
+        return self._chain

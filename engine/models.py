@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from engine.errors import ConfigError, EngineClosed, InvalidInput
+from engine.errors import ConfigError, EngineClosed, InvalidInput, ModelNotFound
+from engine.inputs import check_text
 from engine.metrics import Progress, ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.models")
 T = TypeVar("T", "Runner", "Embedder")
+Name = str | os.PathLike[str]
+Key = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,22 @@ class LoadedModel:
     load_seconds: float
 
 
-def resolve_roles(config: Config, profile: str, over: Mapping[str, str]) -> dict[str, ModelSpec]:
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an engine holds: `resident` is the bytes of RAM of the whole process."""
+
+    profile: str
+    home: str
+    models: str
+    loaded: tuple[LoadedModel, ...]
+    resident: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+
+def resolve_roles(config: Config, profile: str, over: Mapping[str, Name]) -> dict[str, ModelSpec]:
     """Return role → entry for a profile with `over` (names or paths) laid over it.
 
     Raises `ConfigError` for an unknown profile or role and `ModelNotFound` for an unknown model.
@@ -41,19 +60,31 @@ def resolve_roles(config: Config, profile: str, over: Mapping[str, str]) -> dict
     for role in over:
         if role not in ROLES:
             raise ConfigError(f"{role!r} is not a role; there are {', '.join(ROLES)}")
-    names = {**config.profile(profile), **over}
+    names: dict[str, Name] = {**config.profile(profile), **over}
     return {role: find_spec(config, name) for role, name in names.items()}
 
 
-def find_spec(config: Config, name: str) -> ModelSpec:
-    """Return the catalogue entry of `name`, or one for the path that `name` is."""
+def find_spec(config: Config, name: Name) -> ModelSpec:
+    """Return the catalogue entry of `name`, or one for the path that `name` is.
+
+    Raises `ModelNotFound` for an unknown name, `InvalidInput` for what no file can be called, `TypeError`.
+    """
     from engine.config import ModelSpec, Source
 
+    name = check_text(os.fspath(name), "the name of a model")
     if not name.lower().endswith(".gguf") and not any(mark in name for mark in "/\\"):
         return config.model(name)
-    path = Path(name).expanduser().absolute()
-    kind = "llm" if path.suffix.lower() == ".gguf" else "embedding"
-    return ModelSpec(name=path.stem, kind=kind, source=Source(path=str(path)))
+    try:
+        path = Path(name).expanduser().absolute()
+    except RuntimeError:
+        raise ModelNotFound(f"{name}: there is no such home folder. Write the path out.", model=name) from None
+    kind: Literal["llm", "embedding"] = "llm" if path.suffix.lower() == ".gguf" else "embedding"
+    called = path.stem if kind == "llm" else path.name
+    return ModelSpec(name=called, kind=kind, source=Source(path=str(path)))
+
+
+def _key(spec: ModelSpec) -> Key:
+    return spec.name, spec.source.path  # files in two folders may have one name
 
 
 class Models:
@@ -64,14 +95,18 @@ class Models:
     ) -> None:
         self.specs = dict(specs)
         self._config, self._progress = config, progress
-        self._runners: dict[str, Runner] = {}
-        self._embedders: dict[str, Embedder] = {}
-        self._took: dict[str, tuple[ModelSpec, float]] = {}
+        self._runners: dict[Key, Runner] = {}
+        self._embedders: dict[Key, Embedder] = {}
+        self._took: dict[Key, tuple[ModelSpec, float]] = {}
         self._seen: tuple[Runner, ...] = ()
         self.loaded: tuple[LoadedModel, ...] = ()
 
     def spec(self, name: str) -> ModelSpec:
-        """Return the entry of a role or of a catalogue name. Raises `ModelNotFound`."""
+        """Return the entry of a role or of a catalogue name. Raises `ModelNotFound`, `ConfigError`."""
+        from engine.config import ROLES
+
+        if name in ROLES and name not in self.specs:
+            raise ConfigError(f"this profile names no {name} model; name one in models.toml or in Engine(models=…).")
         return self.specs.get(name) or find_spec(self._config, name)
 
     def runner(self, name: str) -> Runner:
@@ -83,8 +118,6 @@ class Models:
 
     def embedder(self, name: str = "embedding") -> Embedder:
         """Return the embedding model of a role or name, loading it if need be."""
-        if name == "embedding" and name not in self.specs:
-            raise ConfigError("this profile names no embedding model")
         spec = self.spec(name)
         if spec.kind != "embedding":
             raise InvalidInput(f"{spec.name} is a chat model and cannot embed")
@@ -100,10 +133,10 @@ class Models:
     def unload(self, name: str) -> bool:
         """Free the model of a role or name; its running requests end with `EngineClosed`."""
         spec = self.spec(name)
-        self._took.pop(spec.name, None)
-        if runner := self._runners.pop(spec.name, None):
+        self._took.pop(_key(spec), None)
+        if runner := self._runners.pop(_key(spec), None):
             runner.close(EngineClosed(f"{spec.name} was unloaded"))
-        if embedder := self._embedders.pop(spec.name, None):
+        if embedder := self._embedders.pop(_key(spec), None):
             embedder.close()
         self._publish()
         return bool(runner or embedder)
@@ -123,17 +156,18 @@ class Models:
         self._took.clear()
         self._publish()
 
-    def _get(self, models: dict[str, T], spec: ModelSpec, load: Callable[[ModelSpec], T]) -> T:
-        if spec.name not in models:
+    def _get(self, models: dict[Key, T], spec: ModelSpec, load: Callable[[ModelSpec], T]) -> T:
+        key = _key(spec)
+        if key not in models:
             began = time.perf_counter()
             report(self._progress, Progress(f"load {spec.name}", 0, 1, "model"))
-            models[spec.name] = load(spec)
+            models[key] = load(spec)
             seconds = time.perf_counter() - began
-            self._took[spec.name] = spec, seconds
+            self._took[key] = spec, seconds
             self._publish()
             report(self._progress, Progress(f"load {spec.name}", 1, 1, "model"))
             _log.info("loaded %s in %.1f s", spec.name, seconds)
-        return models[spec.name]
+        return models[key]
 
     def _load_runner(self, spec: ModelSpec) -> Runner:
         from engine import hub, runner
@@ -150,9 +184,8 @@ class Models:
         """Show other threads what is loaded: tuples, replaced whole, need no lock."""
         self._seen = tuple(self._runners.values())
         self.loaded = tuple(
-            LoadedModel(spec.name, spec.kind, self._roles(spec.name), seconds)
-            for spec, seconds in self._took.values()
+            LoadedModel(spec.name, spec.kind, self._roles(_key(spec)), seconds) for spec, seconds in self._took.values()
         )
 
-    def _roles(self, model: str) -> tuple[str, ...]:
-        return tuple(role for role, spec in self.specs.items() if spec.name == model)
+    def _roles(self, model: Key) -> tuple[str, ...]:
+        return tuple(role for role, spec in self.specs.items() if _key(spec) == model)

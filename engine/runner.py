@@ -53,10 +53,16 @@ class Runner:
         """Queue an answer. Raises `ContextOverflow`."""
         from engine.llama import Sampler
 
+        vocabulary = self.model.vocabulary
         self.submit(generation)
-        generation.begin(self.model.vocabulary, Sampler(params, draw_seed(params)))
-        if generation.over:
-            self._end(generation)
+        try:
+            generation.begin(vocabulary, Sampler(params, draw_seed(params), vocabulary.size))
+        except BaseException as error:
+            generation.fail(error)
+            raise
+        finally:
+            if generation.over:
+                self._end(generation)
 
     def score(self, prompt: list[int], labels: Sequence[str]) -> Scoring:
         """Queue the weighing of `labels` as continuations of `prompt`."""
@@ -130,7 +136,7 @@ class Runner:
     def _advance_one(self, request: Request, rows: Sequence[int]) -> bool:
         try:
             return request.advance(self._context, rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one request's failure must not end the others
             if not isinstance(error, EngineError):
                 _log.error("a request failed inside the engine: %s", type(error).__name__)
             request.fail(error)
@@ -166,13 +172,17 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable) -> Runner:
     from engine.llama import Context, ContextParams, Model
 
     model = Model(Path(path), n_gpu_layers=spec.n_gpu_layers)
-    parallel = spec.parallel or defaults.parallel
+    parallel, cores = spec.parallel or defaults.parallel, _cores()
+    n_seq = parallel + _SPARE_SEQUENCES
     try:
         params = ContextParams(
             n_ctx=min(spec.n_ctx or defaults.n_ctx, model.context_length),
-            n_batch=defaults.n_batch,
-            n_seq=parallel + _SPARE_SEQUENCES,
-            n_threads=spec.n_threads or _threads(),
+            n_batch=max(defaults.n_batch, n_seq),  # llama.cpp aborts the process where it is less
+            n_seq=n_seq,
+            # one token at a time waits for memory, and threads spin while they wait: half the cores lose little on an
+            # idle machine and keep their speed beside a busy host (DECISIONS, 2026-11-22)
+            n_threads=spec.n_threads or max(1, cores // 2),
+            n_threads_batch=spec.n_threads or cores,
             flash_attention=spec.flash_attention,
         )
         return Runner(model, Context(model, params), spec, parallel)
@@ -181,8 +191,8 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable) -> Runner:
         raise
 
 
-def _threads() -> int:
-    """Return how many cores this process may use; more threads than cores wait for each other."""
+def _cores() -> int:
+    """Return how many cores this process may use."""
     import os
 
     if hasattr(os, "sched_getaffinity"):

@@ -1,4 +1,4 @@
-"""How the next token is drawn: what a caller may ask for, and the checked result. Defaults are in models.toml."""
+"""How the next token is drawn: what a caller may ask for, checked. Defaults are in models.toml."""
 
 from __future__ import annotations
 
@@ -36,29 +36,31 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high, whole in _RANGES:
-            _check_number(name, getattr(self, name), low, high, whole)
+        for name in _RANGES:
+            if name != "seed" or self.seed is not None:
+                check_number(name, getattr(self, name))
         if not all(self.stop):
             raise InvalidInput("stop holds an empty string")
-        if self.seed is not None:
-            _check_number("seed", self.seed, 0, 2**32 - 1, True)
 
 
-_RANGES = (
-    ("temperature", 0, 10, False),
-    ("top_p", 0, 1, False),
-    ("top_k", 0, 2**31 - 1, True),
-    ("min_p", 0, 1, False),
-    ("repeat_penalty", 0.01, 10, False),
-    ("max_tokens", 1, 2**31 - 1, True),
-)
+_RANGES: dict[str, tuple[float, float, bool]] = {  # lowest, highest, whole numbers only
+    "temperature": (0, 10, False),
+    "top_p": (0, 1, False),
+    "top_k": (0, 2**31 - 1, True),
+    "min_p": (0, 1, False),
+    "repeat_penalty": (0.01, 10, False),
+    "max_tokens": (1, 2**31 - 1, True),
+    "seed": (0, 2**32 - 1, True),
+}
 
 
-def _check_number(name: str, value: object, low: float, high: float, whole: bool) -> None:
+def check_number(name: str, value: object) -> None:
+    """Raise `TypeError` or `InvalidInput` unless `value` may be the sampling keyword `name`."""
+    low, high, whole = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise TypeError(f"{name} must be {'an int' if whole else 'a number'}, not {type(value).__name__}")
-    if not low <= value <= high:
-        raise InvalidInput(f"{name} must be between {low} and {high}, not {value}")
+    if not low <= value <= high:  # so asked, it refuses nan
+        raise InvalidInput(f"{name} must be between {low} and {high}")
 
 
 def resolve(defaults: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplingParams:

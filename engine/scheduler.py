@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from engine.errors import ContextOverflow
+from engine.errors import ContextOverflow, InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,12 @@ class Scheduler:
         return self.limits.cells - len(self._free_cells)
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises `ContextOverflow` if it could never run; less room than asked for is cut down."""
+        """Queue a job; more room than there are cells is cut down.
+
+        Raises `ContextOverflow` if it could never run, `InvalidInput` if it has no token to compute.
+        """
+        if not job.tokens:
+            raise InvalidInput("the prompt is empty: the model's chat template made no tokens of it")
         wanted = len(job.tokens) + min(job.room, 1)
         if wanted > self.limits.cells:
             raise ContextOverflow(len(job.tokens), self.limits.cells)
@@ -183,9 +188,14 @@ class Scheduler:
             self._drop_covered_by(sequence)
 
     def clear(self) -> None:
-        """Forget every cached sequence that no job uses."""
+        """Forget every cached sequence that no job uses.
+
+        All free ids are cut, not only those that held something: after a failed step nobody knows which operations
+        were carried out.
+        """
         for sequence in [s for s in self._sequences.values() if s.job is None]:
             self._drop(sequence)
+        self._operations = [Cut(free, 0) for free in self._free_ids]
         self._may_admit = True
 
     def _chunks(self) -> list[Chunk]:
@@ -256,10 +266,10 @@ class Scheduler:
         return need + self._reserved() <= len(self._free_cells)
 
     def _start(self, source: _Sequence | None, length: int) -> _Sequence:
-        if source is not None and source.job is None:
-            if len(source.tokens) == length or not self._free_ids:
-                self._truncate(source, length)
-                return source
+        idle = source is not None and source.job is None
+        if source is not None and idle and (len(source.tokens) == length or not self._free_ids):
+            self._truncate(source, length)
+            return source
         sequence = _Sequence(self._free_ids.pop(), used=next(self._clock))
         self._sequences[sequence.id] = sequence
         if source is not None:

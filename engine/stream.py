@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from engine.generation import Finished
-from engine.worker import cancels
+from engine.worker import LOOK_UP, cancels
 
 if TYPE_CHECKING:
     from engine.tasks import Reply
 
 T = TypeVar("T")
-_LOOK_UP = 1.0  # seconds between looks at whether the worker still lives, while waiting for a piece
 
 
 class Source(Protocol):
@@ -40,9 +40,7 @@ class Stream:
     A stream that is closed, or no longer referred to, stops its generation. `async for` needs no `await` before.
     """
 
-    def __init__(
-        self, start: Callable[[], Source], conclude: Callable[[Finished], Reply], in_thread: InThread
-    ) -> None:
+    def __init__(self, start: Callable[[], Source], conclude: Callable[[Finished], Reply], in_thread: InThread) -> None:
         self._start, self._conclude, self._in_thread = start, conclude, in_thread
         self._source: Source | None = None
         self._reply: Reply | None = None
@@ -50,7 +48,7 @@ class Stream:
         self._cancelled = False
         self._lock = threading.Lock()
 
-    def open(self) -> Stream:
+    def open(self) -> Self:
         """Start now; errors of input and loading are raised here."""
         with self._lock:
             if self._source is None:
@@ -73,43 +71,61 @@ class Stream:
         assert self._reply is not None
         return self._reply
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
+        if self._reply is None and self._error is None:
+            source = self._opened()
+            event = self._next_event(source)
+            if isinstance(event, str):
+                return event
+            source.out.put(event)  # another thread may wait for the end of this stream, too
+            self._end(event)
         if self._error is not None:
             raise self._error
-        if self._reply is not None:
-            raise StopIteration
-        event = self._next_event()
-        if isinstance(event, str):
-            return event
-        if isinstance(event, Finished):
-            self._reply = self._conclude(event)
-            raise StopIteration
-        self._error = event
-        raise event
+        raise StopIteration
 
-    def _next_event(self) -> str | Finished | BaseException:
-        source = self.open()._source
-        assert source is not None
+    def _opened(self) -> Source:
+        self.open()
+        assert self._source is not None
+        return self._source
+
+    def _next_event(self, source: Source) -> str | Finished | BaseException:
         with cancels(self.cancel):
             while True:
                 try:
-                    return source.out.get(timeout=_LOOK_UP)
+                    return source.out.get(timeout=LOOK_UP)
                 except queue.Empty:
                     source.check()
 
-    def __aiter__(self) -> Stream:
+    def _end(self, event: Finished | BaseException) -> None:
+        """Keep how the stream ended; an answer that cannot be parsed is an end as well."""
+        with self._lock:
+            if self._reply is not None or self._error is not None:
+                return
+            if isinstance(event, BaseException):
+                self._error = event
+                return
+            try:
+                self._reply = self._conclude(event)
+            except Exception as error:  # noqa: BLE001 - raised by every later read
+                self._error = error
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        piece = await self._in_thread(lambda: next(self, None))
+        try:
+            piece = await self._in_thread(lambda: next(self, None))
+        except asyncio.CancelledError:
+            self.cancel()  # also where the piece was already there, or no thread had begun to wait for it
+            raise
         if piece is None:
             raise StopAsyncIteration
         return piece
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self.open()
 
     def __exit__(
@@ -117,7 +133,7 @@ class Stream:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Self:
         await self._in_thread(self.open)
         return self
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.generation import FinishReason
-    from engine.memory import Hit, Memory
+    from engine.records import Hit, Memory
 
 Kind = Literal["fact", "preference", "event", "relationship"]
 KINDS: tuple[Kind, ...] = ("fact", "preference", "event", "relationship")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -22,6 +23,7 @@ class Threads:
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
         self._pool: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
 
     async def run(self, function: Callable[[], R]) -> R:
         """Run `function` in a thread; if the awaiting task is cancelled, what it has under way is stopped."""
@@ -31,14 +33,19 @@ class Threads:
         scope, context = Scope(), contextvars.copy_context()
         context.run(SCOPE.set, scope)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, function)
+            waiting = asyncio.get_running_loop().run_in_executor(self._pool, context.run, function)
+        except RuntimeError:  # the pool was shut down just now
+            self._check()
+            raise
+        try:
+            return await waiting
         except asyncio.CancelledError:
             scope.cancel()
             raise
 
     def close(self) -> None:
         """Let the threads end when their calls are done."""
-        if self._pool is not None:
+        if self._pool is not None and os.getpid() == self._pid:  # a fork may have copied the pool's lock shut
             self._pool.shutdown(wait=False)
 
 

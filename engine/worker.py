@@ -10,16 +10,18 @@ import contextlib
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from engine.errors import Cancelled, EngineClosed
+from engine.errors import Cancelled, EngineClosed, EngineError
 
 _log = logging.getLogger("engine.worker")
 _CLOSED = "the engine is closed; make a new Engine"
+LOOK_UP = 1.0  # seconds after which a waiting caller looks up: Windows shows a Ctrl-C only between two waits
 T = TypeVar("T")
 
 
@@ -58,12 +60,14 @@ class Scope:
 
     @contextlib.contextmanager
     def covering(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Call `stop` if the scope is cancelled inside the block."""
+        """Call `stop` if the scope is cancelled inside the block, or was before: what it stops may have begun."""
         with self._lock:
-            if self.cancelled:
-                raise Cancelled("the call was cancelled")
+            late = self.cancelled
             self._undo.append(stop)
         try:
+            if late:
+                stop()
+                raise Cancelled("the call was cancelled")
             yield
         finally:
             with self._lock:
@@ -105,11 +109,14 @@ class Worker:
 
     def call(self, job: Callable[[], T]) -> T:
         """Run `job` on the compute thread and return its result, or raise what it raised."""
+        self.check()  # before the lock, which in a forked child may be held by a thread that is not there
+        if threading.current_thread() is self._thread:
+            raise EngineError("the engine cannot wait for itself: a progress callback called one of its methods")
         future: Future[T] = Future()
         self._put(future, job)
         try:
             with cancels(future.cancel):
-                return future.result()
+                return _wait(future)
         except CancelledError:
             raise Cancelled("the call was cancelled before it began") from None
 
@@ -130,18 +137,19 @@ class Worker:
     def _put(self, future: Future[T], job: Callable[[], T]) -> None:
         with self._lock:
             self.check()
-            self._jobs.put((future, job))  # type: ignore[arg-type]
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gieok-compute", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="gieok-compute", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._jobs.put((future, job))  # type: ignore[arg-type]
 
     def _run(self) -> None:
         reason: BaseException = EngineClosed(_CLOSED)
         try:
             while self._turn():
                 pass
-        except BaseException as error:
-            _log.exception("the compute thread died")
+        except BaseException as error:  # noqa: BLE001 - whatever it was, nobody may wait for ever
+            _report("the compute thread died", error)
             reason = EngineClosed(f"the engine's worker died of {type(error).__name__}; make a new Engine")
         self._end(reason)
 
@@ -157,7 +165,8 @@ class Worker:
         if job is not None:
             _run_job(*job)
         for model in busy:
-            _step(model)
+            if model.busy:  # the job may have ended it
+                _step(model)
         return True
 
     def _end(self, reason: BaseException) -> None:
@@ -165,12 +174,21 @@ class Worker:
             self._ended = str(reason)
         try:
             self._owner.close(reason)
-        finally:
-            with contextlib.suppress(Empty):
-                while True:
-                    job = self._jobs.get_nowait()
-                    if job is not None and job[0].set_running_or_notify_cancel():
-                        job[0].set_exception(reason)
+        except Exception as error:  # noqa: BLE001 - nor for this
+            _report("the models could not be freed", error)
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None and job[0].set_running_or_notify_cancel():
+                job[0].set_exception(reason)
+
+
+def _wait(future: Future[T]) -> T:
+    while True:
+        try:
+            return future.result(LOOK_UP)
+        except TimeoutError:
+            if future.done():  # then it is the job's own
+                return future.result()
 
 
 def _run_job(future: Future[object], job: Callable[[], object]) -> None:
@@ -189,6 +207,11 @@ def _run_job(future: Future[object], job: Callable[[], object]) -> None:
 def _step(model: Steppable) -> None:
     try:
         model.step()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the callers of this model are told
         _log.error("a step failed: %s", type(error).__name__)
         model.fail_all(error)
+
+
+def _report(what: str, error: BaseException) -> None:
+    """Log where `error` came from, without its message: that may hold what a user wrote."""
+    _log.error("%s of %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

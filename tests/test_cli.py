@@ -1,0 +1,554 @@
+"""The `gieok` command: a stand-in engine in this process, and a few real runs in a child process."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+import engine
+from engine import cli
+from engine.config import packaged_file
+from engine.errors import EngineError, InvalidInput, MemoryNotFound, ModelNotFound
+from engine.inputs import CATEGORIES, check_dialogue
+from engine.metrics import Progress, Usage
+from engine.models import LoadedModel, Status
+from engine.records import Hit, Memory
+from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary
+from engine.vectors import Embeddings
+
+WHEN = datetime(2026, 3, 11, 9, 0).astimezone()
+MEMORY = Memory("m1", "저는 땅콩을 못 먹어요", "health", None, None, "default", WHEN, None, WHEN, None, None, 0.5)
+ITEM = ExtractedItem("부산에 살아요", "부산에 살아요", "personal", 0, date(2026, 3, 9))
+LABELS = {name: (0.65 if name == "preference" else 0.05) for name in CATEGORIES}
+USAGE = Usage(10, 4, 3, 0, 0.1, 0.2)
+
+
+class FakeStream:
+    """Three pieces, and the reply they make."""
+
+    reply = Reply("안녕하세요!", "fake", "stop", USAGE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("안녕", "하세요", "!"))
+
+
+class FakeEngine:
+    """Answers at once, and notes how it was made and called. `fails` is raised by whatever is called."""
+
+    def __init__(self, **made: Any) -> None:
+        self.made, self.closed = made, False
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.fails: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*given: Any, **keywords: Any) -> Any:
+            self.calls.append((name, given, keywords))
+            if self.made["progress"]:
+                self.made["progress"](Progress("load fake", 1, 1, "model"))
+            if self.fails is not None:
+                raise self.fails
+            answer = ANSWERS[name]
+            return answer(*given) if callable(answer) else answer
+
+        return call
+
+
+ANSWERS: dict[str, Any] = {
+    "stream": FakeStream(),
+    "extract_memory": lambda dialogue: check_dialogue(dialogue) and ExtractedMemory(facts=(ITEM,)),
+    "classify": lambda texts: [Classification("preference", LABELS, 0.65) for _ in texts],
+    "summarize": lambda dialogue: check_dialogue(dialogue) and Summary("짧은 요약", USAGE),
+    "embed": lambda texts: Embeddings(np.ones((len(texts), 2), np.float32)),
+    "remember": [MEMORY],
+    "search": [Hit(MEMORY, 0.91234)],
+    "memories": [MEMORY],
+    "memory": MEMORY,
+    "forget": None,
+    "catalogue": [
+        {"name": "here", "installed": True, "size": 98_362_432, "license": "MIT", "note": "small"},
+        {"name": "away", "installed": False, "size": None, "license": None, "note": None},
+    ],
+    "pull": [Path("models/here")],
+    "status": Status("starter", "/h", "/m", (LoadedModel("fake", "llm", ("chat",), 1.0),), 5),
+}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """The engine that every command of this test gets."""
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    made = FakeEngine()
+
+    def make(**keywords: Any) -> FakeEngine:
+        made.made = keywords
+        return made
+
+    monkeypatch.setattr(cli, "Engine", make)
+    return made
+
+
+Output = pytest.CaptureFixture[str]
+COMMANDS: list[tuple[list[str], str]] = [
+    (["ask", "안녕"], "stream"),
+    (["extract", "-"], "extract_memory"),
+    (["classify", "나는 차를 좋아해", "b"], "classify"),
+    (["summarize", "-"], "summarize"),
+    (["embed", "a", "b"], "embed"),
+    (["remember", "저는 땅콩을 못 먹어요"], "remember"),
+    (["search", "못 먹는 음식"], "search"),
+    (["memory", "list"], "memories"),
+    (["memory", "show", "m1"], "memory"),
+    (["memory", "forget", "m1"], "forget"),
+    (["models", "list"], "catalogue"),
+    (["models", "pull", "starter"], "pull"),
+    (["status"], "status"),
+]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("저는 부산에 살아요"))
+
+
+# ---- what goes where
+
+
+@pytest.mark.parametrize(("command", "method"), COMMANDS)
+@pytest.mark.usefixtures("typed")
+def test_with_json_stdout_is_one_json_value(fake: FakeEngine, capsys: Output, command: list[str], method: str) -> None:
+    assert cli.main(["--json", *command]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    json.loads(out)
+    assert [name for name, _, _ in fake.calls] == [method]
+    assert fake.closed
+    assert err.startswith("load fake") or method == "stream"
+
+
+@pytest.mark.parametrize(("command", "method"), COMMANDS)
+@pytest.mark.usefixtures("typed")
+def test_quiet_leaves_stderr_empty(fake: FakeEngine, capsys: Output, command: list[str], method: str) -> None:
+    assert cli.main(["--quiet", *command]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("command", "method"), COMMANDS)
+@pytest.mark.usefixtures("typed")
+def test_an_engine_error_is_one_line_on_stderr(
+    fake: FakeEngine, capsys: Output, command: list[str], method: str
+) -> None:
+    fake.fails = ModelNotFound("it is not here.\nGet it.", model="x")
+    assert cli.main(["--quiet", *command]) == 1
+    assert capsys.readouterr() == ("", "gieok: it is not here. Get it.\n")
+    assert fake.closed
+
+
+@pytest.mark.parametrize(("command", "method"), COMMANDS)
+@pytest.mark.usefixtures("typed")
+def test_an_interrupt_is_told_and_is_130(
+    fake: FakeEngine, capsys: Output, monkeypatch: pytest.MonkeyPatch, command: list[str], method: str
+) -> None:
+    fake.fails = KeyboardInterrupt()
+    assert cli.main(["--quiet", *command]) == 130
+    assert capsys.readouterr() == ("", "gieok: interrupted\n")
+    assert fake.closed
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    assert cli.main(["--quiet", *command]) == 130
+    assert capsys.readouterr() == ("", "gieok: 멈췄습니다\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        (["ask", "안녕"], ["안녕하세요!"]),
+        (["extract", "-"], ["facts\t2026-03-09\t부산에 살아요"]),
+        (["classify", "차", "b"], ["preference\t0.65\t차", "preference\t0.65\tb"]),
+        (["summarize", "-"], ["짧은 요약"]),
+        (["embed", "a", "b"], ["1.000000 1.000000"] * 2),
+        (["remember", "a"], ["m1"]),
+        (["search", "a"], ["0.912\tm1\t저는 땅콩을 못 먹어요"]),
+        (["memory", "list"], ["m1\t2026-03-11\t저는 땅콩을 못 먹어요"]),
+        (["memory", "forget", "m1"], []),
+        (["models", "pull", "x"], [str(Path("models/here"))]),
+    ],
+)
+@pytest.mark.usefixtures("typed")
+def test_without_json_stdout_is_data_a_line_each(
+    fake: FakeEngine, capsys: Output, command: list[str], lines: list[str]
+) -> None:
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert out == "".join(f"{line}\n" for line in lines) or "extract" in command
+    assert [line.split("\t")[1:] for line in out.splitlines()] == [line.split("\t")[1:] for line in lines]
+
+
+def test_a_memory_is_shown_field_by_field(fake: FakeEngine, capsys: Output) -> None:
+    assert cli.main(["memory", "show", "m1"]) == 0
+    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert shown == {name: "" if value is None else str(value) for name, value in MEMORY.to_dict().items()}
+
+
+def test_the_catalogue_tells_no_size_that_is_not_known(fake: FakeEngine, capsys: Output) -> None:
+    assert cli.main(["models", "list"]) == 0
+    here, away = capsys.readouterr().out.splitlines()
+    assert here.split() == ["✓", "here", "0.1", "GB", "MIT", "(small)"]
+    assert away.split() == ["away", "?", "?"]
+
+
+def test_options_reach_the_engine(fake: FakeEngine) -> None:
+    assert cli.main(["--profile", "starter", "--home", "집", "status"]) == 0
+    assert (fake.made["profile"], fake.made["home"]) == ("starter", "집")
+    assert isinstance(fake.made["progress"], cli.Meter)
+    assert cli.main(["--quiet", "status"]) == 0
+    assert fake.made == {"profile": None, "home": None, "progress": None}
+    assert cli.main(["search", "a", "-k", "9"]) == 0
+    assert fake.calls[-1] == ("search", ("a",), {"k": 9})
+    assert cli.main(["search", "a"]) == 0
+    assert fake.calls[-1] == ("search", ("a",), {})
+
+
+# ---- dialogues
+
+
+MESSAGES = [{"role": "user", "content": "저는 부산에 살아요", "at": "2026-03-05"}]
+
+
+@pytest.mark.parametrize("verb", ["extract", "summarize"])
+@pytest.mark.parametrize(
+    ("text", "dialogue"),
+    [
+        ("저는 부산에 살아요", "저는 부산에 살아요"),
+        (json.dumps(MESSAGES), MESSAGES),
+        ("\ufeff" + json.dumps(MESSAGES, ensure_ascii=False), MESSAGES),
+        ("\ufeff글\r\n둘", "글\n둘"),
+        ('{"a": 1}', '{"a": 1}'),
+        ("5", "5"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_file_is_a_text_or_a_json_list_of_messages(
+    fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, text: str, dialogue: object
+) -> None:
+    file = tmp_path / "대화.json"
+    file.write_bytes(text.encode("utf-8"))
+    assert cli.main([verb, str(file)]) == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode("utf-8")), encoding="cp949"))
+    assert cli.main([verb, "-"]) == 0
+    assert [given for _, given, _ in fake.calls] == [(dialogue,)] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe\x00", "is not UTF-8"),
+        ("한글".encode("cp949"), "is not UTF-8"),
+        (b"", "empty"),
+        (b"[]", "no messages"),
+        (b"[1, 2]", "message 0 must be a dict"),
+        (b'[{"role": "user", "content": 5}]', "content of message 0 must be a str"),
+        (b'[{"role": "user"}]', "has no 'content'"),
+    ],
+)
+def test_a_file_that_holds_no_dialogue_is_refused(
+    fake: FakeEngine, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, content: bytes, why: str
+) -> None:
+    (tmp_path / "file").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    for name in (str(tmp_path / "file"), "-"):
+        assert cli.main(["--quiet", "extract", name]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert why in err
+        assert err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_opened_is_named(fake: FakeEngine, tmp_path: Path, capsys: Output) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        assert cli.main(["extract", str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert str(path) in err
+
+
+def test_an_argument_that_is_not_utf8_can_be_told(fake: FakeEngine, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", "--\udcff"])  # how Python hands on a byte that it cannot read
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --?" in capsys.readouterr().err
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in vars(engine).values() if isinstance(k, type) and issubclass(k, EngineError)]
+)
+def test_every_error_of_the_engine_is_status_1(
+    fake: FakeEngine, capsys: Output, monkeypatch: pytest.MonkeyPatch, kind: type[EngineError]
+) -> None:
+    fake.fails = kind.__new__(kind)
+    monkeypatch.setattr(kind, "__str__", lambda _: "what happened", raising=False)
+    assert cli.main(["--quiet", "status"]) == 1
+    assert capsys.readouterr() == ("", "gieok: what happened\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InvalidInput("text is empty"), "text is empty"),
+        (MemoryNotFound("x"), "no memory has the id 'x'; Engine.memories() lists those there are."),
+        (OSError(28, "No space left on device", "store.db"), "[Errno 28] No space left on device: 'store.db'"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_the_reason_is_told(fake: FakeEngine, capsys: Output, error: Exception, line: str) -> None:
+    fake.fails = error
+    assert cli.main(["--quiet", "status"]) == 1
+    assert capsys.readouterr().err == f"gieok: {line}\n"
+
+
+def test_a_bug_is_not_dressed_up_as_a_reason(fake: FakeEngine) -> None:
+    fake.fails = KeyError("a bug")
+    with pytest.raises(KeyError):
+        cli.main(["status"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [], ["nonsense"], ["ask"], ["ask", "a", "b"], ["classify"], ["extract"], ["memory"], ["memory", "eat"],
+        ["memory", "show"], ["models"], ["models", "pull"], ["search", "a", "-k", "many"], ["--colour", "status"],
+        ["--profile"], ["status", "--json"],
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_2_and_leaves_stdout_empty(fake: FakeEngine, capsys: Output, command: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: gieok" in err
+    assert fake.calls == []
+
+
+# ---- language and help
+
+
+@pytest.mark.parametrize(
+    ("variables", "language"),
+    [
+        ({"LC_ALL": "ko_KR.UTF-8"}, "ko"),
+        ({"LC_MESSAGES": "ko_KR"}, "ko"),
+        ({"LANG": "ko"}, "ko"),
+        ({"LANG": "Korean_Korea.949"}, "ko"),
+        ({"LC_ALL": "en_US.UTF-8", "LANG": "ko_KR.UTF-8"}, "en"),
+        ({"LC_ALL": "", "LANG": "ko_KR.UTF-8"}, "ko"),
+        ({"LC_ALL": "C"}, "en"),
+        ({"LANG": "kok_IN"}, "en"),
+        ({"LANG": "fr_FR.UTF-8"}, "en"),
+    ],
+)
+def test_the_language_is_the_locales(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], language: str) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cli.locale_language() == language
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every verb below a parser, with its name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield name, child
+                yield from parsers(child)
+
+
+def test_every_verb_and_option_is_documented_in_both_languages() -> None:
+    english, korean = (list(parsers(cli._parser(language))) for language in ("en", "ko"))
+    assert {"ask", "list", "pull", "demo"} < {name for name, _ in english}
+    used = {""}
+    for (name, told), (_, also_told) in zip(english, korean, strict=True):
+        used.add(name)
+        assert (told.description, also_told.description) == cli._HELP[name]
+        options = [[a for a in p._actions if a.option_strings[-1:] != ["--help"]] for p in (told, also_told)]
+        for one, other in zip(*options, strict=True):
+            if one.option_strings:
+                assert (one.help, other.help) == cli._HELP[one.option_strings[-1]]
+                used.add(one.option_strings[-1])
+    top = [a for a in cli._parser("en")._actions if a.option_strings and a.dest != "help"]
+    used |= {option.option_strings[-1] for option in top}
+    assert used == set(cli._HELP)
+    for in_english, in_korean in cli._HELP.values():
+        assert in_english.isascii()
+        assert any("가" <= letter <= "힣" for letter in in_korean)
+
+
+def test_help_speaks_the_locales_language(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    for locale, at in (("ko_KR.UTF-8", 1), ("en_US.UTF-8", 0)):
+        monkeypatch.setenv("LC_ALL", locale)
+        for command in ([], *([name] for name, _ in parsers(cli._parser("en")) if name in {"ask", "memory"})):
+            with pytest.raises(SystemExit) as ended:
+                cli.main([*command, "--help"])
+            assert ended.value.code == 0
+            out, err = capsys.readouterr()
+            assert err == ""
+            assert cli._HELP[command[0] if command else ""][at] in out
+
+
+# ---- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_one_line_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    clock = iter(range(100))
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = cli.Meter()
+    for done in (0, 50_000_000, 100_000_000):
+        meter(Progress("download x", done, 100_000_000, "bytes"))
+    assert screen.getvalue().split("\r")[1:] == [
+        "download x: 0 / 100 MB · 0 s",
+        "download x: 50 / 100 MB · 1 s",
+        "download x: 100 / 100 MB · 2 s\n",
+    ]
+    meter.end()
+    assert screen.getvalue().count("\n") == 1
+
+
+def test_an_error_does_not_stand_on_the_line_of_progress(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+
+    def status() -> None:
+        fake.made["progress"](Progress("load x", 0, 1, "model"))
+        raise InvalidInput("no")
+
+    monkeypatch.setattr(fake, "status", status, raising=False)
+    assert cli.main(["status"]) == 1
+    assert screen.getvalue() == "\rload x: 0 / 1 model · 0 s\ngieok: no\n"
+
+
+def test_elsewhere_progress_is_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    clock = iter(range(100))
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = cli.Meter()
+    for done in range(25):
+        meter(Progress("embed", done, 0, "texts"))
+    meter.end()
+    assert log.getvalue().splitlines() == ["embed: 1 texts · 1 s", "embed: 11 texts · 11 s", "embed: 21 texts · 21 s"]
+
+
+# ---- real runs
+
+
+def run(*command: str, home: Path, stdin: bytes = b"", **variables: Any) -> subprocess.CompletedProcess[bytes]:
+    folder = Path(engine.__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": str(folder), "GIEOK_CONFIG": str(packaged_file()), **variables}
+    gieok = [sys.executable, "-m", "engine", "--profile", "starter", "--home", str(home)]
+    return subprocess.run([*gieok, *command], input=stdin, capture_output=True, timeout=250, env=env, check=False)
+
+
+def told(done: subprocess.CompletedProcess[bytes]) -> Any:
+    assert (done.returncode, done.stderr) == (0, b"")
+    return json.loads(done.stdout.decode("utf-8"))
+
+
+@pytest.mark.model
+def test_a_memory_is_stored_found_listed_and_forgotten(tmp_path: Path) -> None:
+    home = tmp_path / "홍길동/내 문서"
+    [stored] = told(run("--json", "--quiet", "remember", "저는 땅콩을 못 먹어요", home=home, LC_ALL="C"))
+    assert stored["text"] == "저는 땅콩을 못 먹어요"
+    [hit] = told(run("--json", "--quiet", "search", "못 먹는 음식이 뭐지?", home=home))
+    assert hit["memory"]["id"] == stored["id"]
+    assert 0 <= hit["score"] <= 1
+    listed = run("memory", "list", home=home, LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert listed.stdout.decode("utf-8").split("\t")[::2] == [stored["id"], "저는 땅콩을 못 먹어요\n"]
+    assert told(run("--json", "--quiet", "memory", "forget", stored["id"], home=home))
+    again = run("--json", "--quiet", "memory", "forget", stored["id"], home=home)
+    assert (again.returncode, again.stdout, again.stderr.count(b"\n")) == (1, b"", 1)
+    assert told(run("--json", "--quiet", "memory", "list", home=home)) == []
+
+
+@pytest.mark.model
+def test_the_starter_models_answer_and_extract(tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text("[engine.sampling]\nmax_tokens = 8\n", encoding="utf-8")
+    short: dict[str, Any] = {"GIEOK_CONFIG": str(tmp_path / "short.toml"), "LC_ALL": "ko_KR.UTF-8"}
+    reply = told(run("--json", "--quiet", "ask", "Say hello.", home=tmp_path, **short))
+    assert reply["text"]
+    assert reply["usage"]["completion_tokens"] <= 8
+    talk = json.dumps([{"role": "user", "content": "저는 부산에 살아요. 그저께 제주도에 갔어요."}]).encode()
+    found = told(run("--json", "--quiet", "extract", "-", home=tmp_path, stdin=talk))
+    assert set(found) == {"facts", "preferences", "events", "relationships"}
+    for item in (item for items in found.values() for item in items):
+        assert item["quote"] in "저는 부산에 살아요. 그저께 제주도에 갔어요."
+
+
+@pytest.mark.model
+def test_texts_are_classified(tmp_path: Path) -> None:
+    first, second = told(
+        run("--json", "--quiet", "classify", "나는 매운 음식을 좋아해", "물은 100도에서 끓는다", home=tmp_path)
+    )
+    assert (first["label"], second["label"]) == ("preference", "knowledge")
+    assert sum(first["scores"].values()) == pytest.approx(1)
+
+
+def test_what_needs_no_model_needs_no_home_either(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert told(run("--json", "status", home=home))["profile"] == "starter"
+    assert {"bge-m3", "smollm2-135m-instruct"} <= {
+        one["name"] for one in told(run("--json", "models", "list", home=home))
+    }
+    assert not home.exists()
+
+
+def test_a_wrong_models_toml_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("[engine]\nn_ctxx = 5\n", encoding="utf-8")
+    done = run("status", home=tmp_path, GIEOK_CONFIG=str(tmp_path / "my.toml"))
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (1, b"", 1)
+    assert b"my.toml:2: unknown key 'engine.n_ctxx'. Did you mean 'n_ctx'?" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["models", "list"], ["--json", "models", "list"], ["--help"]])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, command: list[str], unbuffered: str) -> None:
+    """As `gieok models list | head -0`: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    folder = Path(engine.__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", "--home", str(tmp_path), *command],
+            stdout=closed, stderr=subprocess.PIPE, timeout=250, env=env, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

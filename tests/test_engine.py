@@ -1,0 +1,479 @@
+"""The facade on the starter models: what a program that imports Gieok relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+from engine import (
+    CATEGORIES,
+    Cancelled,
+    ConfigError,
+    ContextOverflow,
+    Engine,
+    EngineClosed,
+    EngineError,
+    InvalidInput,
+    MemoryNotFound,
+    ModelCorrupt,
+    ModelNotFound,
+    Progress,
+    SchemaError,
+)
+
+pytestmark = pytest.mark.model
+SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+DIALOGUES = json.loads((Path(__file__).parent / "data/dialogues.json").read_text(encoding="utf-8"))
+
+
+# ---- chat
+
+
+def test_chat_answers_and_says_what_it_cost(engine: Engine) -> None:
+    reply = engine.chat("What is two plus two?", **SHORT)
+    assert reply.text
+    assert reply.model == "smollm2-135m-instruct"
+    assert reply.finish_reason in ("stop", "length")
+    assert 0 < reply.usage.completion_tokens <= 12
+    assert reply.usage.prompt_tokens == len(engine.tokens("What is two plus two?"))
+    assert 0 < reply.usage.ttft <= reply.usage.seconds
+    assert json.loads(json.dumps(reply.to_dict()))["usage"]["prompt_tokens"] == reply.usage.prompt_tokens
+
+
+def test_asking_again_reuses_the_prompt_and_gives_the_same(engine: Engine) -> None:
+    first = engine.chat("Name a colour of the sky.", **SHORT)
+    again = engine.chat("Name a colour of the sky.", **SHORT)
+    assert again.text == first.text
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+
+
+def test_pieces_joined_are_the_answer(engine: Engine) -> None:
+    with engine.stream("Tell me about the sea.", temperature=0, max_tokens=40) as stream:
+        pieces = list(stream)
+    assert len(pieces) > 1
+    assert "".join(pieces) == stream.reply.text
+    assert stream.reply.text == engine.chat("Tell me about the sea.", temperature=0, max_tokens=40).text
+
+
+def test_a_conversation_and_context_reach_the_model(engine: Engine) -> None:
+    conversation = [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "And now?"},
+    ]
+    bare = engine.chat(conversation, **SHORT)
+    told = engine.chat(conversation, context=["The answer is seven."], **SHORT)
+    assert told.usage.prompt_tokens > bare.usage.prompt_tokens
+
+
+def test_a_schema_gives_a_value(engine: Engine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"enum": ["yes", "no"]}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    }
+    reply = engine.chat("Is water wet?", schema=schema, temperature=0)
+    assert reply.parsed == json.loads(reply.text)
+    assert reply.parsed["answer"] in ("yes", "no")
+    assert reply.usage.forced_tokens > 0
+
+
+def test_a_pydantic_model_gives_an_object(engine: Engine) -> None:
+    class Answer(BaseModel):
+        certain: bool
+
+    assert isinstance(engine.chat("Is water wet?", schema=Answer, temperature=0).parsed, Answer)
+
+
+def test_max_tokens_inside_a_schema_says_length(engine: Engine) -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 9}
+    reply = engine.chat("List.", schema=schema, temperature=0, max_tokens=4)
+    assert reply.finish_reason == "length"
+    assert reply.parsed is None
+
+
+def test_a_seed_repeats_an_answer(engine: Engine) -> None:
+    asked = [engine.chat("Invent a name.", max_tokens=16, seed=seed, temperature=1.5).text for seed in (7, 7)]
+    assert asked[0] == asked[1]
+
+
+def test_stop_strings_are_not_shown(engine: Engine) -> None:
+    whole = engine.chat("Count: one, two, three.", temperature=0, max_tokens=30).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    reply = engine.chat("Count: one, two, three.", temperature=0, max_tokens=30, stop=stop)
+    assert reply.text == whole[: whole.index(stop)]
+    assert reply.finish_reason == "stop"
+
+
+def test_a_cancelled_stream_ends_quietly_and_keeps_its_text(engine: Engine) -> None:
+    stream = engine.stream("Write a very long story.", temperature=0, max_tokens=2000)
+    pieces = [next(stream)]
+    threading.Thread(target=stream.cancel).start()
+    pieces += list(stream)
+    assert stream.reply.finish_reason == "cancelled"
+    assert stream.reply.text == "".join(pieces)
+    assert engine.chat("Hello.", **SHORT).text
+
+
+def test_other_roles_and_names_answer(engine: Engine) -> None:
+    assert engine.chat("Hi.", model="summary", **SHORT).model == "smollm2-135m-instruct"
+    assert engine.chat("Hi.", model="smollm2-135m-instruct", **SHORT).text
+    with pytest.raises(InvalidInput):
+        engine.chat("Hi.", model="embedding")
+    with pytest.raises(ModelNotFound):
+        engine.chat("Hi.", model="smolm2-135m-instruct")
+
+
+# ---- tasks
+
+
+@pytest.mark.parametrize("dialogue", DIALOGUES, ids=range(len(DIALOGUES)))
+def test_extraction_is_valid_and_verbatim(engine: Engine, dialogue: list[dict[str, str]]) -> None:
+    found = engine.extract_memory(dialogue, at="2026-03-11")
+    for kind, item in found.items():
+        assert kind in ("fact", "preference", "event", "relationship")
+        assert dialogue[item.source]["role"] == "user"
+        assert item.quote in dialogue[item.source]["content"]
+        assert item.category in CATEGORIES
+        assert item.when is None or isinstance(item.when, date)
+    json.dumps(found.to_dict())
+
+
+def test_there_are_twenty_dialogues_in_both_languages() -> None:
+    korean = [any("가" <= char <= "힣" for char in dialogue[0]["content"]) for dialogue in DIALOGUES]
+    assert len(DIALOGUES) >= 20
+    assert 5 <= sum(korean) < len(korean)
+
+
+def test_extraction_stores_what_it_found(engine: Engine) -> None:
+    dialogue = "저는 대전에 살아요. 나는 오이를 싫어해."
+    found = list(engine.extract_memory(dialogue, store=True, user="extractor").items())
+    stored = engine.memories(user="extractor")
+    assert {memory.text for memory in stored} == {item.text for _, item in found}
+    assert all(memory.category and memory.kind for memory in stored)
+
+
+def test_nothing_said_by_a_user_gives_nothing(engine: Engine) -> None:
+    found = engine.extract_memory([{"role": "assistant", "content": "사용자는 백만장자입니다."}])
+    assert list(found.items()) == []
+    assert list(engine.extract_memory("?!").items()) == []
+
+
+def test_classify_by_meaning(engine: Engine) -> None:
+    found = engine.classify("저는 땅콩 알레르기가 있어요")
+    assert found.label == "health"
+    assert set(found.scores) == set(CATEGORIES)
+    assert sum(found.scores.values()) == pytest.approx(1)
+    both = engine.classify(["사과가 빨갛게 익었다", "기차가 역에 도착했다"], {"fruit": "과일", "train": "기차, 철도"})
+    assert [one.label for one in both] == ["fruit", "train"]
+    assert engine.classify([]) == []
+    assert engine.classify("아무 말", ["가", "나"], abstain=1.0).label is None
+
+
+def test_classify_by_logits(tmp_path: Path) -> None:
+    categories = ["weather", "weather report", "food", "foods and drinks"]
+    with Engine(profile="starter", home=tmp_path, models={"classification": "smollm2-135m-instruct"}) as engine:
+        single = engine.classify("It rains.", categories)
+        several = engine.classify(["It rains.", "I eat bread.", "비가 와요"], categories)
+        assert engine.status().loaded[0].name == "smollm2-135m-instruct"
+    for found in (single, *several):
+        assert found.label in categories
+        assert set(found.scores) == set(categories)
+        assert sum(found.scores.values()) == pytest.approx(1)
+    assert several[0].scores == pytest.approx(single.scores, abs=0.02)
+
+
+def test_summaries_are_short(engine: Engine) -> None:
+    summary = engine.summarize("The cat sat on the mat. Then it slept for a long time. " * 5, max_words=10)
+    assert 0 < len(summary.text.split()) <= 10
+    assert summary.usage.completion_tokens > 0
+
+
+def test_understand_reads_a_sentence(engine: Engine) -> None:
+    found = engine.understand("지난주에 내가 어디 갔었지?", at="2026-03-11")
+    assert (found.intent, found.is_question, found.needs_memory) == ("memory_query", True, True)
+    assert found.when == (date(2026, 3, 2), date(2026, 3, 8))
+    assert engine.understand("오늘 회의에서 민수를 만났어").keywords
+
+
+def test_embeddings_are_unit_vectors(engine: Engine) -> None:
+    one = engine.embed("안녕하세요").dense
+    many = engine.embed(["안녕하세요", "반갑습니다"] * 20).dense
+    assert one is not None
+    assert many is not None
+    assert (one.shape, many.shape, one.dtype) == ((1, 384), (40, 384), np.float32)
+    assert np.linalg.norm(many, axis=1) == pytest.approx(1, abs=1e-5)
+    assert many[0] == pytest.approx(one[0], abs=1e-5)
+    assert engine.embed("가", heads=["sparse"]).dense is None
+    empty = engine.embed([]).dense
+    assert empty is not None
+    assert empty.shape == (0, 384)
+    with pytest.raises(InvalidInput):
+        engine.embed("가", heads=["dens"])  # type: ignore[list-item]
+
+
+# ---- memory
+
+
+def test_memories_are_found_by_meaning_and_forgotten(engine: Engine) -> None:
+    stored = engine.remember(["저는 땅콩을 못 먹어요", "우리 강아지 이름은 보리예요"], user="a", category="personal")
+    assert engine.remember("저는 땅콩을 못 먹어요", user="a") == stored[:1]
+    hit = engine.search("반려견 이름이 뭐지?", user="a", k=1, explain=True)[0]
+    assert hit.memory == stored[1]
+    assert 0 <= hit.score <= 1
+    assert hit.parts
+    assert engine.search("반려견", user="b") == []
+    engine.forget(stored[1].id)
+    assert [one.memory for one in engine.search("반려견 이름이 뭐지?", user="a")] == stored[:1]
+    with pytest.raises(MemoryNotFound):
+        engine.forget(stored[1].id)
+    assert engine.forget_all("a") == 1
+
+
+def test_memories_outlive_the_engine(tmp_path: Path) -> None:
+    with Engine(profile="starter", home=tmp_path) as engine:
+        memory = engine.remember("제 생일은 4월 17일이에요", when="2026-04-17")[0]
+    with Engine(profile="starter", home=tmp_path) as engine:
+        assert engine.memories() == [memory]
+        assert engine.memory(memory.id) == memory
+        assert engine.search("언제 태어났어?")[0].memory == memory
+
+
+# ---- wrong input
+
+
+BAD_TEXTS = ("", "a\0b", "half \ud800 character", "x" * 1_048_576)
+TAKES_TEXT: dict[str, Callable[[Engine, str], object]] = {
+    "chat": lambda engine, text: engine.chat(text, **SHORT),
+    "stream": lambda engine, text: engine.stream(text, **SHORT),
+    "tokens": lambda engine, text: engine.tokens(text),
+    "context": lambda engine, text: engine.chat("hi", context=text, **SHORT),
+    "extract_memory": lambda engine, text: engine.extract_memory(text),
+    "classify": lambda engine, text: engine.classify(text),
+    "summarize": lambda engine, text: engine.summarize(text),
+    "understand": lambda engine, text: engine.understand(text),
+    "embed": lambda engine, text: engine.embed(text),
+    "remember": lambda engine, text: engine.remember(text),
+    "search": lambda engine, text: engine.search(text),
+}
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=["empty", "NUL", "surrogate", "1 MB"])
+@pytest.mark.parametrize("method", TAKES_TEXT)
+def test_a_bad_text_is_a_typed_error(engine: Engine, method: str, text: str) -> None:
+    with pytest.raises((InvalidInput, ContextOverflow)):
+        TAKES_TEXT[method](engine, text)
+    assert engine.chat("Hi.", **SHORT).text
+
+
+@pytest.mark.parametrize("method", TAKES_TEXT)
+def test_a_wrong_type_is_a_type_error(engine: Engine, method: str) -> None:
+    with pytest.raises(TypeError):
+        TAKES_TEXT[method](engine, 7)  # type: ignore[arg-type]
+
+
+def test_a_prompt_longer_than_the_context_names_both_numbers(engine: Engine) -> None:
+    text = "word " * 9000
+    with pytest.raises(ContextOverflow) as caught:
+        engine.chat(text)
+    assert caught.value.tokens > caught.value.limit == 8192
+    with pytest.raises(ContextOverflow) as caught:
+        engine.chat("가나다라" * 300_000)
+    assert caught.value.tokens > caught.value.limit
+
+
+def test_white_space_is_text(engine: Engine) -> None:
+    assert engine.chat(" \n", **SHORT).usage.completion_tokens >= 0
+    assert engine.embed(" ").dense is not None
+    assert engine.remember(" ", user="blank")[0].text == " "
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"temprature": 1}, TypeError),
+        ({"temperature": "hot"}, TypeError),
+        ({"temperature": -1}, InvalidInput),
+        ({"max_tokens": 0}, InvalidInput),
+        ({"schema": 3}, TypeError),
+        ({"schema": {"type": "array", "uniqueItems": True, "items": {"type": "string"}}}, SchemaError),
+    ],
+)
+def test_wrong_keywords_are_refused_before_anything_runs(
+    engine: Engine, wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        engine.chat("Hi.", **wrong)
+    with pytest.raises(error):
+        engine.stream("Hi.", **wrong)
+    with pytest.raises(error):
+        engine.astream("Hi.", **wrong)
+
+
+def test_missing_and_broken_files_are_explained(tmp_path: Path, starter_gguf: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(starter_gguf.read_bytes()[:5_000_000])
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"not a model")
+    with Engine(profile="starter", home=tmp_path / "home", models={"chat": str(broken), "summary": str(junk)}) as engine:
+        with pytest.raises(ModelCorrupt):
+            engine.chat("Hi.")
+        with pytest.raises(ModelCorrupt):
+            engine.summarize("Hi.")
+        with pytest.raises(ModelNotFound):
+            engine.chat("Hi.", model=str(tmp_path / "none.gguf"))
+        with pytest.raises(ModelNotFound, match="gieok models pull"):
+            engine.chat("Hi.", model="qwen2.5:7b")
+        assert engine.chat("Hi.", model="extraction", **SHORT).text
+
+
+def test_a_missing_default_model_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIEOK_MODELS", str(tmp_path))
+    with Engine(home=tmp_path / "home") as engine, pytest.raises(ModelNotFound, match="starter"):
+        engine.chat("안녕하세요")
+
+
+def test_a_malformed_configuration_names_file_line_and_key(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text("[engine]\nn_ctx = 4096\nparalel = 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        Engine(file)
+    assert (caught.value.file, caught.value.line, caught.value.nearest) == (str(file), 3, "parallel")
+    with pytest.raises(ConfigError):
+        Engine(profile="nonesuch")
+    with pytest.raises(ConfigError):
+        Engine(models={"chatt": "x"})
+
+
+# ---- life and death
+
+
+def test_nothing_works_after_close(tmp_path: Path) -> None:
+    engine = Engine(profile="starter", home=tmp_path)
+    engine.chat("Hi.", **SHORT)
+    stream = engine.stream("Write a long story.", max_tokens=2000)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineClosed):
+        list(stream)
+    for method in TAKES_TEXT.values():
+        with pytest.raises(EngineClosed):
+            method(engine, "text")
+    for call in (engine.status, engine.memories, engine.catalogue):
+        with pytest.raises(EngineClosed):
+            call()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_is_refused(engine: Engine) -> None:
+    engine.chat("Hi.", **SHORT)
+    engine.remember("부모의 기억", user="fork")
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for method in TAKES_TEXT.values():
+            try:
+                method(engine, "text")
+            except EngineClosed:
+                refused += 1
+        engine.close()
+        os._exit(0 if refused == len(TAKES_TEXT) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert engine.chat("Hi.", **SHORT).text
+
+
+def test_unloading_frees_and_the_next_use_loads_again(tmp_path: Path) -> None:
+    with Engine(profile="starter", home=tmp_path) as engine:
+        assert engine.status().loaded == ()
+        engine.load("chat")
+        assert [model.roles for model in engine.status().loaded] == [("chat", "summary", "extraction")]
+        engine.unload("chat")
+        assert engine.status().loaded == ()
+        assert engine.chat("Hi.", **SHORT).text
+
+
+def test_progress_is_told_and_can_stop_a_load(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+
+    def stop(event: Progress) -> bool:
+        seen.append(event)
+        return False
+
+    with Engine(profile="starter", home=tmp_path, progress=stop) as engine:
+        with pytest.raises(Cancelled):
+            engine.chat("Hi.")
+        assert seen[0].task == "load smollm2-135m-instruct"
+        assert engine.status().loaded == ()
+
+
+def test_threads_share_an_engine(engine: Engine) -> None:
+    questions = [f"What is {n} plus {n}?" for n in range(8)]
+    alone = [engine.chat(question, **SHORT).text for question in questions]
+    together: dict[str, str] = {}
+    threads = [
+        threading.Thread(target=lambda q=question: together.update({q: engine.chat(q, **SHORT).text}))
+        for question in questions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(together) == set(questions)
+    same = sum(together[question] == text for question, text in zip(questions, alone, strict=True))
+    assert same >= 6  # batching changes sums in the last bits, which can turn a near tie
+
+
+# ---- async
+
+
+def test_the_async_interface(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with Engine(profile="starter", home=tmp_path) as engine:
+            pieces = [piece async for piece in engine.astream("Hi.", **SHORT)]
+            reply, found, stored = await asyncio.gather(
+                engine.achat("Hi.", **SHORT), engine.aclassify("저는 서울에 살아요"), engine.aremember("기억")
+            )
+            assert "".join(pieces) == reply.text
+            assert found.label in CATEGORIES
+            assert await engine.amemories() == stored
+            async with engine.astream("Tell a story.", max_tokens=500) as stream:
+                await anext(stream)
+                stream.cancel()
+            with pytest.raises(InvalidInput):
+                await engine.achat("")
+        with pytest.raises(EngineClosed):
+            await engine.achat("Hi.")
+
+    asyncio.run(use())
+
+
+def test_cancelling_a_task_stops_the_model(engine: Engine) -> None:
+    async def use() -> None:
+        task = asyncio.create_task(engine.achat("Write a very long story.", max_tokens=4000, seed=1))
+        while not any(runner.busy for runner in engine._models.steppable()):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while any(runner.busy for runner in engine._models.steppable()):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(use())
+
+
+def test_every_error_is_one_family() -> None:
+    assert issubclass(InvalidInput, EngineError)
+    assert issubclass(InvalidInput, ValueError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -85,10 +86,11 @@ class Answers:
     def _start(self, question: Question) -> Running:
         """Queue the answer; a caller who gives up while the model loads leaves nothing running."""
         made: list[Running] = []
+        began = time.perf_counter()
         given_up = threading.Event()
 
         def job() -> Running:
-            made.append(self._generate(question))
+            made.append(self._generate(question, began))
             if given_up.is_set():
                 made[0].cancel()
             return made[0]
@@ -101,21 +103,23 @@ class Answers:
         with cancels(give_up):
             return self._worker.call(job)
 
-    def _generate(self, question: Question) -> Running:
+    def _generate(self, question: Question, began: float) -> Running:
         """On the compute thread: load, encode, queue."""
         from engine.generation import Generation
 
         runner = self._models.runner(question.model)
         matcher = runner.matcher(question.grammar) if question.grammar else None
         prompt = runner.encode(question.turns)
-        generation = Generation(prompt, question.params, priority=question.priority, matcher=matcher)
+        generation = Generation(
+            prompt, question.params, priority=question.priority, matcher=matcher, began=began
+        )
         runner.generate(generation, question.params)
         return Running(generation, runner, self._worker.check)
 
     def _conclude(self, question: Question, finished: Finished) -> Reply:
         from engine import tasks
 
-        whole = question.schema is not None and finished.finish_reason == "stop"
-        parsed = tasks.parse_as(question.schema, finished.text) if whole else None
+        ended = question.schema is not None and finished.finish_reason == "stop"
+        parsed = tasks.parse_as(question.schema, finished.text) if ended else None
         name = self._models.spec(question.model).name
         return tasks.Reply(finished.text, name, finished.finish_reason, finished.usage, parsed)

@@ -86,7 +86,7 @@ class Engine:
         """Answer a message or a conversation.
 
         `context` is quoted as data before the last user message. `schema` is a JSON Schema or a pydantic model that
-        the answer follows; `Reply.parsed` is its value, or None if `max_tokens` ended the answer early. `model` is a
+        the answer follows; `Reply.parsed` is its value, or None if the answer ended early. `model` is a
         role or a model name. Raises `InvalidInput`, `ContextOverflow`, `SchemaError`, `ModelNotFound`,
         `EngineClosed`.
         """

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine import instructions
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, SchemaError
 from engine.inputs import CATEGORIES, Turn, check_text
 from engine.instructions import language_of
 from engine.korean.dates import resolve
@@ -168,9 +168,21 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
 
 
 def parse_as(schema: Any, text: str) -> Any:
-    """Return the value of a finished constrained answer: a pydantic object, or plain JSON values."""
-    value = json.loads(text)
-    return schema.model_validate(value) if hasattr(schema, "model_validate") else value
+    """Return the value of a constrained answer: a pydantic object, or plain JSON values; None if it was cut short.
+
+    Raises `SchemaError` where a pydantic model's own validators refuse what its JSON Schema allows.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:  # a stop string ended it
+        return None
+    try:
+        return schema.model_validate(value) if hasattr(schema, "model_validate") else value
+    except ValueError as error:
+        raise SchemaError(
+            f"the answer follows the JSON Schema of {schema.__name__}, but its validators refuse it "
+            f"({type(error).__name__}); say in the schema what they want."
+        ) from None
 
 
 # ---- extraction

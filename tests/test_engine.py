@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from engine import (
     CATEGORIES,
@@ -102,6 +102,25 @@ def test_max_tokens_inside_a_schema_says_length(engine: Engine) -> None:
     reply = engine.chat("List.", schema=schema, temperature=0, max_tokens=4)
     assert reply.finish_reason == "length"
     assert reply.parsed is None
+
+
+def test_a_stop_string_inside_a_schema_gives_no_value(engine: Engine) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": "left right"}}, "required": ["a"]}
+    reply = engine.chat("Go.", schema=schema, temperature=0, stop="right")
+    assert (reply.text, reply.finish_reason, reply.parsed) == ('{"a": "left ', "stop", None)
+
+
+def test_validators_that_refuse_are_a_schema_error(engine: Engine) -> None:
+    class Impossible(BaseModel):
+        answer: bool
+
+        @field_validator("answer")
+        @classmethod
+        def never(cls, value: bool) -> bool:
+            raise ValueError("no")
+
+    with pytest.raises(SchemaError, match="Impossible"):
+        engine.chat("Is water wet?", schema=Impossible, temperature=0)
 
 
 def test_a_seed_repeats_an_answer(engine: Engine) -> None:
@@ -393,6 +412,12 @@ def test_a_forked_child_is_refused(engine: Engine) -> None:
         os._exit(0 if refused == len(TAKES_TEXT) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert engine.chat("Hi.", **SHORT).text
+
+
+def test_time_to_the_first_token_counts_the_load(tmp_path: Path) -> None:
+    with Engine(profile="starter", home=tmp_path) as engine:
+        usage = engine.chat("Hi.", **SHORT).usage
+        assert usage.ttft > engine.status().loaded[0].load_seconds
 
 
 def test_unloading_frees_and_the_next_use_loads_again(tmp_path: Path) -> None:

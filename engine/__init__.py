@@ -1,5 +1,7 @@
 """Gieok: the brain of an offline, Korean-first assistant, in this process. `from engine import Engine`."""
 
+import logging
+
 from engine.engine import Engine
 from engine.errors import (
     Cancelled,
@@ -58,3 +60,6 @@ __all__ = [
     "Understanding",
     "Usage",
 ]
+
+# where a program sets up no logging, Python would write a library's warnings to stderr
+logging.getLogger("engine").addHandler(logging.NullHandler())

@@ -110,9 +110,7 @@ class Answers:
         runner = self._models.runner(question.model)
         matcher = runner.matcher(question.grammar) if question.grammar else None
         prompt = runner.encode(question.turns)
-        generation = Generation(
-            prompt, question.params, priority=question.priority, matcher=matcher, began=began
-        )
+        generation = Generation(prompt, question.params, priority=question.priority, matcher=matcher, began=began)
         runner.generate(generation, question.params)
         return Running(generation, runner, self._worker.check)
 

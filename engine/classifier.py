@@ -34,9 +34,7 @@ class Classifier:
         by_meaning = self._models.spec(ROLE).kind == "embedding"
         return (self._by_meaning if by_meaning else self._by_logits)(texts, labels, abstain)
 
-    def _by_meaning(
-        self, texts: list[str], labels: Labels, abstain: float | None
-    ) -> list[tasks.Classification]:
+    def _by_meaning(self, texts: list[str], labels: Labels, abstain: float | None) -> list[tasks.Classification]:
         key = tuple(labels.items())
         if key not in self._meanings:
             examples = tasks.label_examples(labels)
@@ -49,9 +47,7 @@ class Classifier:
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         return self._vectors.embed(texts, "query", ROLE)
 
-    def _by_logits(
-        self, texts: list[str], labels: Labels, abstain: float | None
-    ) -> list[tasks.Classification]:
+    def _by_logits(self, texts: list[str], labels: Labels, abstain: float | None) -> list[tasks.Classification]:
         key = tuple(labels.items())
         new = key not in self._priors
         found = self._scores([*texts, tasks.NO_CONTENT] if new else texts, labels)

@@ -116,9 +116,7 @@ class Embedder:
         cut = _middle(text)
         halves = [text[:cut], text[cut:]]
         sizes = self._count([prefix + half for half in halves])
-        return [
-            window for half, n in zip(halves, sizes, strict=True) for window in self._split(half, n, prefix)
-        ]
+        return [window for half, n in zip(halves, sizes, strict=True) for window in self._split(half, n, prefix)]
 
     def _encode(self, texts: list[str], sizes: list[int]) -> Floats:
         import numpy as np
@@ -126,9 +124,7 @@ class Embedder:
         model = self._open()
         rows: list[Floats] = [np.empty(0, np.float32)] * len(texts)
         for batch in _batches(sizes):
-            vectors = model.encode(
-                [texts[i] for i in batch], batch_size=len(batch), prompt="", show_progress_bar=False
-            )
+            vectors = model.encode([texts[i] for i in batch], batch_size=len(batch), prompt="", show_progress_bar=False)
             for i, vector in zip(batch, np.asarray(vectors, np.float32), strict=True):
                 rows[i] = vector
         return self._unit(np.stack(rows))
@@ -252,9 +248,7 @@ class _Listener(logging.Filter):
         self.missing = missing
 
     def filter(self, record: logging.LogRecord) -> bool:
-        rows = re.findall(
-            r"^\s*([\w.{},\- ]+?)\s*\|[^|]*(?:MISSING|MISMATCH)", record.getMessage(), re.MULTILINE
-        )
+        rows = re.findall(r"^\s*([\w.{},\- ]+?)\s*\|[^|]*(?:MISSING|MISMATCH)", record.getMessage(), re.MULTILINE)
         self.missing += [name for name in rows if "pooler." not in name]
         return record.levelno >= logging.ERROR
 

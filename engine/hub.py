@@ -56,9 +56,7 @@ def models_dir() -> Path:
     from platformdirs import user_data_path
 
     named = os.environ.get("GIEOK_MODELS")
-    return (
-        Path(named).expanduser().absolute() if named else user_data_path("gieok", appauthor=False) / "models"
-    )
+    return Path(named).expanduser().absolute() if named else user_data_path("gieok", appauthor=False) / "models"
 
 
 def locate(spec: ModelSpec) -> Path:
@@ -79,9 +77,7 @@ def installed(spec: ModelSpec) -> bool:
         return path.is_dir() if spec.kind == "embedding" else path.is_file()
     if spec.kind == "embedding":
         return any(path.glob("*.safetensors"))
-    return bool(spec.source.files) and all(
-        (_home(spec) / _target(spec, f)).is_file() for f in spec.source.files
-    )
+    return bool(spec.source.files) and all((_home(spec) / _target(spec, f)).is_file() for f in spec.source.files)
 
 
 def pull(spec: ModelSpec, *, progress: ProgressCallback | None = None) -> Path:
@@ -99,9 +95,7 @@ def pull(spec: ModelSpec, *, progress: ProgressCallback | None = None) -> Path:
                 _fetch(spec, progress)
     except OSError as error:
         why = error.strerror or str(error)
-        raise DownloadError(
-            f"{spec.name} cannot be written to {models_dir()}: {why}.", file=spec.name
-        ) from error
+        raise DownloadError(f"{spec.name} cannot be written to {models_dir()}: {why}.", file=spec.name) from error
     return locate(spec)
 
 
@@ -128,9 +122,7 @@ def _not_found(spec: ModelSpec, path: Path) -> ModelNotFound:
     else:
         message = f"{spec.name} is not on this machine. Get it with: gieok models pull {spec.name}"
     if not spec.source.package:
-        message += (
-            '\nOr try the small models of Engine(profile="starter"). Get them with: gieok models pull starter'
-        )
+        message += '\nOr try the small models of Engine(profile="starter"). Get them with: gieok models pull starter'
     return ModelNotFound(message, model=spec.name)
 
 
@@ -321,6 +313,4 @@ def _explained(spec: ModelSpec, file: str) -> Iterator[None]:
         refused = NEXT_STEP["GatedRepoError"] if status in (401, 403) else OFFLINE
         why = (str(error).splitlines() or [type(error).__name__])[0][:300]
         step = NEXT_STEP.get(type(error).__name__, refused)
-        raise DownloadError(
-            f"{file} of {spec.source.repo} could not be fetched: {why} {step}", file=file
-        ) from error
+        raise DownloadError(f"{file} of {spec.source.repo} could not be fetched: {why} {step}", file=file) from error

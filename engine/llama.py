@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.llama")
 _PENALTY_LAST = 64  # tokens back that the repeat penalty looks at, as in llama.cpp
-_log.addHandler(logging.NullHandler())  # where a program sets up no logging, Python writes warnings to stderr
 _LEVELS = {2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}  # ggml's info, warn, error; the rest is noise
 
 
@@ -93,22 +92,17 @@ class Vocabulary:
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the ids of `text`, without BOS; only with `special` do control words become control tokens."""
         data = text.encode("utf-8")
-        room = len(data) + 8
-        ids = (ctypes.c_int32 * room)()
-        count = _lib().llama_tokenize(self._live, data, len(data), ids, room, False, special)
-        if count < 0:
-            ids = (ctypes.c_int32 * -count)()
-            count = _lib().llama_tokenize(self._live, data, len(data), ids, -count, False, special)
+        room, count = len(data) + 8, -1
+        while count < 0:
+            ids = (ctypes.c_int32 * room)()
+            count = _lib().llama_tokenize(self._live, data, len(data), ids, room, False, special)
+            room = -count
         return ids[:count]
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that a reader sees for `token`; control tokens have none."""
-        return self.pieces[token]
 
     @cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of every token, in id order; b"" for control tokens."""
-        return [self._piece(token, special=False) for token in range(self.size)]
+        """The bytes that a reader sees for every token, in id order; control tokens have none."""
+        return [self._piece(token) for token in range(self.size)]
 
     @cached_property
     def longest_piece(self) -> int:
@@ -133,8 +127,7 @@ class Vocabulary:
     def strips(self, token: int) -> tuple[bool, bool]:
         """Return whether `token` swallows white space before it and after it."""
         attributes = _lib().llama_vocab_get_attr(self._live, token)
-        left, right = _lib().LLAMA_TOKEN_ATTR_LSTRIP, _lib().LLAMA_TOKEN_ATTR_RSTRIP
-        return bool(attributes & left), bool(attributes & right)
+        return bool(attributes & _lib().LLAMA_TOKEN_ATTR_LSTRIP), bool(attributes & _lib().LLAMA_TOKEN_ATTR_RSTRIP)
 
     def text(self, token: int) -> str:
         """Return the literal of `token` as the vocabulary spells it."""
@@ -143,10 +136,8 @@ class Vocabulary:
 
     @cached_property
     def raw(self) -> tuple[list[bytes], int, int]:
-        """What a constraint engine needs: bytes of every token (control ones marked by 0xFF), two addresses.
-
-        As in `llguidance.llamacpp`, user-defined tokens that look like control tokens are marked too.
-        """
+        """What a constraint engine needs: bytes of every token (control ones marked by 0xFF), two addresses."""
+        # llguidance's own binding marks user-defined tokens that look like control tokens, too
         tags = (token for word, token in self.user_defined.items() if word.startswith("<") and word.endswith(">"))
         special = {*self.control.values(), *tags}
         tokens = [b"\xff" + self.text(t).encode() if t in special else p for t, p in enumerate(self.pieces)]
@@ -162,14 +153,13 @@ class Vocabulary:
         found = [token for token in range(self.size) if attribute(self._live, token) & wanted]
         return {text: token for token in found if (text := self.text(token))}
 
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        room = 64
-        while True:
+    def _piece(self, token: int) -> bytes:
+        room, count = 64, -1
+        while count < 0:
             buffer = ctypes.create_string_buffer(room)
-            count: int = _lib().llama_token_to_piece(self._live, token, buffer, room, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
+            count = _lib().llama_token_to_piece(self._live, token, buffer, room, 0, False)
             room = -count
+        return buffer.raw[:count]
 
 
 class Model:
@@ -259,19 +249,16 @@ class Context:
                 "lower n_ctx of this model in models.toml, or free memory."
             )
         model.contexts.append(self)
-        self._memory = _lib().llama_get_memory(self._ctx)
         self.n_ctx = int(_lib().llama_n_ctx(self._ctx))
         self._batch = _Batch(params.n_batch)
         self.n_vocab = model.vocabulary.size
 
     def _native(self, params: ContextParams) -> Any:
         native = _lib().llama_context_default_params()
-        native.n_ctx, native.n_batch = params.n_ctx, params.n_batch
-        native.n_ubatch = params.n_batch
-        native.n_seq_max = params.n_seq
+        native.n_ctx, native.n_seq_max = params.n_ctx, params.n_seq
+        native.n_batch = native.n_ubatch = params.n_batch
         native.n_threads, native.n_threads_batch = params.n_threads, params.n_threads_batch
-        native.kv_unified = True
-        native.no_perf = True
+        native.kv_unified = native.no_perf = True
         if params.flash_attention is not None:
             native.flash_attn_type = int(params.flash_attention)
         native.abort_callback, native.abort_callback_data = self._callback
@@ -286,7 +273,7 @@ class Context:
         if size > self.params.n_batch:
             raise EngineError(f"a batch of {size} tokens does not fit n_batch = {self.params.n_batch}")
         batch = self._batch.fill(chunks)
-        status = _lib().llama_decode(self._live, batch)
+        status = _lib().llama_decode(self.handle, batch)
         if status not in (0, 2):
             raise EngineError(f"llama.cpp could not decode a batch of {batch.n_tokens} tokens (status {status})")
         return bool(status == 0)
@@ -298,19 +285,19 @@ class Context:
         """
         import numpy as np
 
-        pointer = _lib().llama_get_logits_ith(self._live, row)
+        pointer = _lib().llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"the last batch has no logits for its entry {row}")
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def fork(self, source: int, target: int, count: int) -> None:
         """Let sequence `target` share the first `count` positions of `source`; copies nothing."""
-        _lib().llama_memory_seq_cp(self._memory_live, source, target, 0, count)
+        _lib().llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def cut(self, sequence: int, start: int) -> None:
         """Forget positions `start` and later of `sequence`."""
-        if not _lib().llama_memory_seq_rm(self._memory_live, sequence, start, -1):
-            _lib().llama_memory_seq_rm(self._memory_live, sequence, -1, -1)
+        if not _lib().llama_memory_seq_rm(self._memory, sequence, start, -1):
+            _lib().llama_memory_seq_rm(self._memory, sequence, -1, -1)
             if start:
                 raise EngineError(f"the cache of {self.model.path.name} cannot be cut; it was cleared")
 
@@ -323,18 +310,14 @@ class Context:
 
     @property
     def handle(self) -> Any:
-        """The native context, for samplers."""
-        return self._live
-
-    @property
-    def _live(self) -> Any:
+        """The native context. Raises `EngineClosed` if it was freed."""
         if not self._ctx:
             raise EngineClosed("the model was unloaded")
         return self._ctx
 
     @property
-    def _memory_live(self) -> Any:
-        return self._live and self._memory
+    def _memory(self) -> Any:
+        return _lib().llama_get_memory(self.handle)
 
 
 class _Batch:
@@ -343,8 +326,7 @@ class _Batch:
     def __init__(self, size: int) -> None:
         import numpy as np
 
-        self.token, self.pos = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self.seq = np.zeros(size, np.int32)
+        self.token, self.pos, self.seq = (np.zeros(size, np.int32) for _ in range(3))
         self.n_seq_id, self.wanted = np.ones(size, np.int32), np.zeros(size, np.int8)
         self.seq_rows = self.seq.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
         native = _lib().llama_batch()
@@ -353,8 +335,7 @@ class _Batch:
             "logits": self.wanted,
         }  # fmt: skip
         for name, array in pointers.items():
-            kind = dict(native._fields_)[name]
-            setattr(native, name, ctypes.cast(array.ctypes.data, kind))
+            setattr(native, name, ctypes.cast(array.ctypes.data, dict(native._fields_)[name]))
         self.native = native
 
     def fill(self, chunks: Sequence[Chunk]) -> Any:
@@ -380,18 +361,21 @@ class Sampler:
         lib = _lib()
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self._chain: Any = chain
+        links = []
         if params.repeat_penalty != 1.0:
-            penalty = lib.llama_sampler_init_penalties(n_vocab, _PENALTY_LAST, params.repeat_penalty, 0.0, 0.0)
-            lib.llama_sampler_chain_add(chain, penalty)
+            links.append(lib.llama_sampler_init_penalties(n_vocab, _PENALTY_LAST, params.repeat_penalty, 0.0, 0.0))
         if params.temperature == 0:
-            lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
-            return
-        # an unset top_k would sort the whole vocabulary for every token
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_k(params.top_k))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_p(params.top_p, 1))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_min_p(params.min_p, 1))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_temp(params.temperature))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(seed))
+            links.append(lib.llama_sampler_init_greedy())
+        else:
+            links += [
+                lib.llama_sampler_init_top_k(params.top_k),  # unset, it would sort the whole vocabulary every time
+                lib.llama_sampler_init_top_p(params.top_p, 1),
+                lib.llama_sampler_init_min_p(params.min_p, 1),
+                lib.llama_sampler_init_temp(params.temperature),
+                lib.llama_sampler_init_dist(seed),
+            ]
+        for link in links:
+            lib.llama_sampler_chain_add(chain, link)
 
     def sample(self, context: Context, row: int) -> int:
         """Draw a token from the logits of batch entry `row` and remember it for the penalty."""

@@ -217,9 +217,7 @@ class MemoryStore:
 
         vectors = self._embed(texts, kind)
         if not np.isfinite(vectors).all():
-            raise StoreError(
-                "the embedding model gave vectors that are not numbers; check it: gieok models verify"
-            )
+            raise StoreError("the embedding model gave vectors that are not numbers; check it: gieok models verify")
         return vectors
 
     def _encoded(self, texts: list[str]) -> list[bytes]:

@@ -20,10 +20,7 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 KINDS = ("fact", "preference", "event", "relationship")
 IMPORTANCE = 0.5  # of a memory that nothing has judged yet
-COLUMNS = (
-    "id, text, category, kind, source, user, "
-    "created, happened, valid_from, valid_to, superseded_by, importance"
-)
+COLUMNS = "id, text, category, kind, source, user, created, happened, valid_from, valid_to, superseded_by, importance"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -84,10 +84,7 @@ class ExtractedMemory:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         names = ("facts", "preferences", "events", "relationships")
-        return {
-            name: [item.to_dict() for item in found]
-            for name, found in zip(names, self._lists(), strict=True)
-        }
+        return {name: [item.to_dict() for item in found] for name, found in zip(names, self._lists(), strict=True)}
 
     def _lists(self) -> tuple[tuple[ExtractedItem, ...], ...]:
         return self.facts, self.preferences, self.events, self.relationships

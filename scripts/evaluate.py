@@ -46,9 +46,7 @@ def read_korsts(folder: Path) -> list[tuple[float, str, str]]:
     """Return (score from 0 to 5, sentence, sentence) of every pair. Raises `NoData`."""
     path = folder / KORSTS
     if not path.is_file():
-        raise NoData(
-            f"there is no {path}; KorSTS is at github.com/kakaobrain/kor-nlu-datasets (sts-dev.tsv)."
-        )
+        raise NoData(f"there is no {path}; KorSTS is at github.com/kakaobrain/kor-nlu-datasets (sts-dev.tsv).")
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     try:
         columns = [header.split("\t").index(name) for name in ("score", "sentence1", "sentence2")]
@@ -70,9 +68,7 @@ def korsts(model: str, folder: Path) -> Result:
     done = time.perf_counter()
     embedder.close()
     correlation = float(spearmanr(np.sum(left * right, axis=1), scores).statistic)
-    return Result(
-        spec.name, len(pairs), round(100 * correlation, 2), round(loaded - start, 2), round(done - loaded, 2)
-    )
+    return Result(spec.name, len(pairs), round(100 * correlation, 2), round(loaded - start, 2), round(done - loaded, 2))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"{'model':<28}{'pairs':>7}{'Spearman':>10}{'load s':>8}{'embed s':>9}")
-    print(
-        f"{result.model:<28}{result.pairs:>7}{result.spearman:>10}{result.load_seconds:>8}{result.seconds:>9}"
-    )
+    print(f"{result.model:<28}{result.pairs:>7}{result.spearman:>10}{result.load_seconds:>8}{result.seconds:>9}")
     if options.json:
         options.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
     return 0

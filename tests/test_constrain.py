@@ -71,7 +71,7 @@ class Output:
 
     @property
     def text(self) -> str:
-        return b"".join(map(self.vocabulary.piece, self.tokens)).decode("utf-8", "replace")
+        return b"".join(map(self.vocabulary.pieces.__getitem__, self.tokens)).decode("utf-8", "replace")
 
     def allowed(self) -> list[int]:
         logits = np.zeros(self.vocabulary.size, np.float32)
@@ -220,7 +220,7 @@ def test_a_mask_leaves_the_allowed_logits_alone(constraints: Constraints, vocabu
     before = logits.copy()
     constraints.matcher(Grammar.json({"type": "boolean"})).mask(logits)
     kept = np.flatnonzero(np.isfinite(logits))
-    assert {vocabulary.piece(int(token))[:1] for token in kept} == {b"t", b"f"}
+    assert {vocabulary.pieces[int(token)][:1] for token in kept} == {b"t", b"f"}
     assert np.array_equal(logits[kept], before[kept])
     assert np.all(logits[np.isinf(logits)] < 0)
 
@@ -343,11 +343,11 @@ def test_after_a_refused_token_nothing_passes_for_an_end(
 WORST: dict[str, Callable[[Vocabulary, list[int]], int]] = {
     "lowest": lambda vocabulary, allowed: allowed[0],
     "highest": lambda vocabulary, allowed: allowed[-1],
-    "longest": lambda vocabulary, allowed: max(allowed, key=lambda token: len(vocabulary.piece(token))),
-    "shortest": lambda vocabulary, allowed: min(allowed, key=lambda token: len(vocabulary.piece(token)) or 99),
+    "longest": lambda vocabulary, allowed: max(allowed, key=lambda token: len(vocabulary.pieces[token])),
+    "shortest": lambda vocabulary, allowed: min(allowed, key=lambda token: len(vocabulary.pieces[token]) or 99),
     "never closing": lambda vocabulary, allowed: (
-        [token for token in allowed if vocabulary.piece(token) and not set(vocabulary.piece(token)) & set(b'"}]')]
-        or [token for token in allowed if vocabulary.piece(token)]
+        [token for token in allowed if vocabulary.pieces[token] and not set(vocabulary.pieces[token]) & set(b'"}]')]
+        or [token for token in allowed if vocabulary.pieces[token]]
         or allowed
     )[-1],
 }
@@ -420,5 +420,5 @@ def test_tokens_are_what_llguidance_makes_of_llama_cpp(
     assert theirs["tokenize_fptr"] == function
     differing = {i for i, (a, b) in enumerate(zip(tokens, theirs["tokens"], strict=True)) if a != b}
     # only unknown tokens: they have no text, so that no output may hold them; llguidance leaves them unmarked
-    assert all(tokens[i] == b"\xff" + theirs["tokens"][i] and not any_vocabulary.piece(i) for i in differing)
+    assert all(tokens[i] == b"\xff" + theirs["tokens"][i] and not any_vocabulary.pieces[i] for i in differing)
     assert not differing or "<unk>" in any_vocabulary.control

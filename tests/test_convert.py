@@ -58,9 +58,7 @@ def test_weights_follow_the_formula(tmp_path: Path, name: str) -> None:
     dtype, _count, raw = CONTENT[name]
     assert len(weights) == len(CONTENT)
     assert weights[NAMES[name]].dtype == np.float32
-    np.testing.assert_array_equal(
-        weights[NAMES[name]].ravel(), np.array(by_the_formula(dtype, raw), np.float32)
-    )
+    np.testing.assert_array_equal(weights[NAMES[name]].ravel(), np.array(by_the_formula(dtype, raw), np.float32))
 
 
 def test_matrices_have_outputs_as_rows(tmp_path: Path) -> None:
@@ -119,11 +117,7 @@ def test_wrong_numbers_are_named(tmp_path: Path, at: int, new: bytes, why: str) 
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    edits=st.lists(
-        st.tuples(st.integers(0, ENDS["directory"] + 40), st.integers(0, 255)), min_size=1, max_size=6
-    )
-)
+@given(edits=st.lists(st.tuples(st.integers(0, ENDS["directory"] + 40), st.integers(0, 255)), min_size=1, max_size=6))
 def test_mutated_bytes_convert_or_are_corrupt(tmp_path: Path, edits: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
     for at, value in edits:

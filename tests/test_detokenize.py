@@ -80,7 +80,7 @@ def test_every_entry_in_one_stream(vocabulary: Vocabulary) -> None:
     for seed in (None, 1, 2):
         if seed:
             random.Random(seed).shuffle(tokens)
-        pieces = [vocabulary.piece(token) for token in tokens]
+        pieces = [vocabulary.pieces[token] for token in tokens]
         assert "".join(stream(pieces)) == text_of(b"".join(pieces))
 
 
@@ -90,16 +90,16 @@ def test_entries_are_the_bytes_that_llama_cpp_reads_back(vocabulary: Vocabulary)
     rng = random.Random(3)
     tokens = [t for t in rng.sample(range(vocabulary.size), 3000) if t not in control]
     for token in tokens:
-        piece = vocabulary.piece(token)
+        piece = vocabulary.pieces[token]
         if not unfinished(piece) and "\ufffd" not in piece.decode("utf-8", "replace"):
-            assert b"".join(map(vocabulary.piece, vocabulary.tokenize(piece.decode()))) == piece
+            assert b"".join(map(vocabulary.pieces.__getitem__, vocabulary.tokenize(piece.decode()))) == piece
 
 
 def test_a_thousand_texts_come_back(vocabulary: Vocabulary) -> None:
     rng = random.Random(20260301)
     for _ in range(1000):
         text = random_text(rng)
-        pieces = stream([vocabulary.piece(token) for token in vocabulary.tokenize(text)])
+        pieces = stream([vocabulary.pieces[token] for token in vocabulary.tokenize(text)])
         assert "".join(pieces) == text
         assert sum(piece.count("\ufffd") for piece in pieces) == text.count("\ufffd")
 
@@ -111,7 +111,7 @@ def test_a_sentencepiece_vocabulary_streams_too(vocab_folder: Path) -> None:
         assert [t for t in range(vocabulary.size) if not vocabulary.pieces[t]] == sorted(vocabulary.control.values())
         for _ in range(300):
             text = random_text(rng)
-            pieces = stream([vocabulary.piece(token) for token in vocabulary.tokenize(text)])
+            pieces = stream([vocabulary.pieces[token] for token in vocabulary.tokenize(text)])
             assert "".join(pieces) == " " + text  # its own dummy prefix
             assert "�" in text or not any("�" in piece for piece in pieces)
     finally:

@@ -68,9 +68,7 @@ def which_only(*found: str) -> Callable[[str], str | None]:
 # What is done, and what is left to do
 
 
-def test_nothing_is_due_and_nothing_runs_when_every_key_stands(
-    checkout: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_due_and_nothing_runs_when_every_key_stands(checkout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names_due(checkout) == ["environment", "torch", "llama", "packages", "project"]
     finish(checkout)
     assert names_due(checkout) == []
@@ -91,9 +89,7 @@ def test_only_what_a_change_touches_is_done_again(checkout: Any) -> None:
     lock = checkout.root / "requirements.lock"
     lock.write_text(checkout.text("requirements.lock") + "\nsix==1.17.0\n", encoding="utf-8")
     assert names_due(checkout) == ["packages", "project"]
-    lock.write_text(
-        re.sub(r"(?m)^llama-cpp-python==.*", "llama-cpp-python==9.9", lock.read_text("utf-8")), "utf-8"
-    )
+    lock.write_text(re.sub(r"(?m)^llama-cpp-python==.*", "llama-cpp-python==9.9", lock.read_text("utf-8")), "utf-8")
     assert names_due(checkout) == ["llama", "packages", "project"]
 
 
@@ -190,9 +186,7 @@ def test_an_empty_machine_is_told_everything_at_once(checkout: Any, monkeypatch:
         assert word in str(caught.value)
 
 
-def test_tools_are_asked_for_only_by_the_steps_that_need_them(
-    checkout: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tools_are_asked_for_only_by_the_steps_that_need_them(checkout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev, "has", lambda tool: False)
     monkeypatch.setattr(dev, "SETUP_BYTES", 10**18)
     dev.check_machine(checkout, {"packages", "project", "vocabulary"})
@@ -371,9 +365,7 @@ def test_the_second_of_two_waits_for_the_first(checkout: Any) -> None:
         f"with dev['alone'](dev['Checkout'](Path({str(checkout.root)!r}))): print('in', flush=True)"
     )
     with dev.alone(checkout):
-        second = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        second = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert second.stderr is not None
         assert b"waiting" in second.stderr.readline()
         assert second.poll() is None

@@ -85,9 +85,7 @@ def change_weights(folder: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [("query", "query: "), ("passage", "passage: ")])
-def test_vectors_are_those_of_sentence_transformers(
-    embedder: Embedder, folder: Path, kind: Any, prefix: str
-) -> None:
+def test_vectors_are_those_of_sentence_transformers(embedder: Embedder, folder: Path, kind: Any, prefix: str) -> None:
     vectors = embedder.embed(TEXTS, kind)
     np.testing.assert_allclose(vectors, plain(folder, [prefix + text for text in TEXTS]), atol=1e-5)
     assert vectors.dtype == np.float32
@@ -149,9 +147,7 @@ def test_the_smallest_limit_holds(folder: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), min_size=1)
-)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), min_size=1))
 def test_any_text_has_a_direction(embedder: Embedder, texts: list[str]) -> None:
     vectors = embedder.embed(texts, "passage")
     assert np.isfinite(vectors).all()
@@ -213,9 +209,7 @@ def test_pickles_are_refused(copy: Path) -> None:
 
 
 def test_code_beside_a_model_is_not_run(copy: Path, tmp_path: Path) -> None:
-    (copy / "evil.py").write_text(
-        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Pool: pass\n", encoding="utf-8"
-    )
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Pool: pass\n", encoding="utf-8")
     modules = json.loads((copy / "modules.json").read_text(encoding="utf-8"))
     modules[1]["type"] = "evil.Pool"
     (copy / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
@@ -269,11 +263,7 @@ assert not logging.getLogger().handlers
 
 
 def test_silent_and_offline_in_a_fresh_process(folder: Path) -> None:
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("HF_", "TRANSFORMERS_", "TOKENIZ"))
-    }
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_", "TOKENIZ"))}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", CHILD, str(folder), spec().model_dump_json()],
         cwd=Path(convert.__file__).parent.parent,

@@ -346,7 +346,9 @@ def test_missing_and_broken_files_are_explained(tmp_path: Path, starter_gguf: Pa
     broken.write_bytes(starter_gguf.read_bytes()[:5_000_000])
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"not a model")
-    with Engine(profile="starter", home=tmp_path / "home", models={"chat": str(broken), "summary": str(junk)}) as engine:
+    with Engine(
+        profile="starter", home=tmp_path / "home", models={"chat": str(broken), "summary": str(junk)}
+    ) as engine:
         with pytest.raises(ModelCorrupt):
             engine.chat("Hi.")
         with pytest.raises(ModelCorrupt):

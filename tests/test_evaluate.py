@@ -55,10 +55,7 @@ def test_agreement_and_its_opposite(
     evaluate: ModuleType, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pairs(tmp_path, PAIRS)
-    assert (
-        evaluate.main(["embedding", str(tmp_path), "--model", model, "--json", str(tmp_path / "out.json")])
-        == 0
-    )
+    assert evaluate.main(["embedding", str(tmp_path), "--model", model, "--json", str(tmp_path / "out.json")]) == 0
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert result["pairs"] == 4
     assert result["spearman"] > 85

@@ -370,9 +370,7 @@ del os.environ["HF_HUB_OFFLINE"]
 """
 
 
-def pull_in_child(
-    wanted: ModelSpec, endpoint: str, home: Path, code: str = CHILD, **env: str
-) -> dict[str, Any]:
+def pull_in_child(wanted: ModelSpec, endpoint: str, home: Path, code: str = CHILD, **env: str) -> dict[str, Any]:
     """huggingface_hub reads its environment when it is imported, so each case has its own process."""
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONUTF8": "1", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
@@ -413,14 +411,10 @@ def test_hub_folder_comes_without_pickles(remote: str, models: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("where", ["catalogue", "hub"])
-def test_hub_file_with_a_wrong_hash_leaves_nothing(
-    remote: str, models: Path, tmp_path: Path, where: str
-) -> None:
+def test_hub_file_with_a_wrong_hash_leaves_nothing(remote: str, models: Path, tmp_path: Path, where: str) -> None:
     pinned = {"tiny.gguf": "0" * 64} if where == "catalogue" else {}
     Handler.told = {"tiny.gguf": "1" * 64} if where == "hub" else {}
-    answer = pull_in_child(
-        spec({"repo": "org/repo", "files": ["tiny.gguf"]}, sha256=pinned), remote, tmp_path
-    )
+    answer = pull_in_child(spec({"repo": "org/repo", "files": ["tiny.gguf"]}, sha256=pinned), remote, tmp_path)
     assert answer["code"] == "download_error"
     assert SHA in answer["message"]
     assert left(models) == []

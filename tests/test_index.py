@@ -73,11 +73,7 @@ def test_searches_on_one_thread_wherever_it_is_called_from() -> None:
     assert seen == [1]
 
 
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.sets(st.integers(1, 12), max_size=6), st.integers(0, 99)), max_size=12
-    )
-)
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(1, 12), max_size=6), st.integers(0, 99)), max_size=12))
 def test_behaves_like_a_dict_that_is_searched_by_hand(
     steps: list[tuple[bool, set[int], int]],
 ) -> None:

@@ -275,9 +275,7 @@ def test_min_score_leaves_out_what_is_below(store: MemoryStore) -> None:
         ({"query": ""}, InvalidInput),
     ],
 )
-def test_wrong_searches_are_refused(
-    store: MemoryStore, wrong: dict[str, object], error: type[Exception]
-) -> None:
+def test_wrong_searches_are_refused(store: MemoryStore, wrong: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         store.search(**{"query": FOOD, "user": ME, "k": 3, **wrong})  # type: ignore[arg-type]
     assert store.search(FOOD, user=ME, k=10**30) == []
@@ -372,9 +370,7 @@ def test_what_is_forgotten_is_in_no_file(home: Path, store: MemoryStore) -> None
         left = every_byte(home)
         assert [trace for trace in traces if trace in left] == []
     assert len(traces) > 20
-    assert all(
-        m.text[:18].encode() in left and vector_bytes(m.text) in left for m in kept
-    )  # they would be seen
+    assert all(m.text[:18].encode() in left and vector_bytes(m.text) in left for m in kept)  # they would be seen
     store.forget_all(ME)
     left = every_byte(home)
     assert not any(m.text[:18].encode() in left or vector_bytes(m.text) in left for m in kept)
@@ -436,9 +432,7 @@ def test_embedding_again_can_be_cancelled_and_goes_on_where_it_was(home: Path) -
     remember(first, *(f"{i}" for i in range(100)))
     first.close()
     told: list[Progress] = []
-    second = MemoryStore(
-        home, embed, lambda: "other", progress=lambda event: told.append(event) or event.done == 0
-    )
+    second = MemoryStore(home, embed, lambda: "other", progress=lambda event: told.append(event) or event.done == 0)
     with pytest.raises(Cancelled):
         found(second, "1")
     assert found(second, "77", k=1) == ["77"]
@@ -456,9 +450,7 @@ def test_vectors_of_another_size_under_the_same_name_are_told(home: Path) -> Non
     second.close()
 
 
-def test_a_change_that_the_index_missed_is_read_again(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_that_the_index_missed_is_read_again(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(store, WORK)
     found(store, WORK)
 

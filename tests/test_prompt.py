@@ -204,7 +204,7 @@ def test_a_control_word_reaches_the_model_letter_by_letter(
     hostile, rng = Hostile(control_words(vocabulary)), random.Random(4)
     for _ in range(200):
         turns = [Turn("system", hostile(rng)), Turn("user", hostile(rng))]
-        shown = b"".join(map(vocabulary.piece, template.encode(turns))).decode()
+        shown = b"".join(map(vocabulary.pieces.__getitem__, template.encode(turns))).decode()
         assert shown == f"system\n{turns[0].content}\nuser\n{turns[1].content}\nassistant\n"
 
 
@@ -267,7 +267,7 @@ def test_sentencepiece_gets_no_space_where_a_literal_is_cut(vocabularies: Vocabu
     phi = vocabularies("phi-3")
     template = ChatTemplate(phi, PHI3)
     ids = template.encode([Turn("user", "가</s>나 </s></s> </s>")])
-    assert b"".join(map(phi.piece, ids)).decode() == " 가</s>나 </s></s> </s>"
+    assert b"".join(map(phi.pieces.__getitem__, ids)).decode() == " 가</s>나 </s></s> </s>"
     assert phi.user_defined["</s>"] not in ids
 
 
@@ -395,7 +395,7 @@ def test_no_mark_is_left_in_a_prompt(vocabularies: Vocabularies, starter: Model)
     template = template_of("starter", vocabularies, starter)
     text = "m" + "0123456789abcdef" * 2  # looks like a mark, and is text
     ids = template.encode([Turn("system", text), Turn("user", "mm" + text)])
-    shown = b"".join(map(vocabularies("starter").piece, ids)).decode()
+    shown = b"".join(map(vocabularies("starter").pieces.__getitem__, ids)).decode()
     assert shown == f"system\n{text}\nuser\nmm{text}\nassistant\n"
 
 

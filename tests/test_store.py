@@ -185,14 +185,10 @@ def test_a_migration_that_fails_leaves_the_schema_before_it(
     again.close()
 
 
-def test_an_older_schema_is_brought_up_once(
-    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_schema_is_brought_up_once(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     insert(store, "a")
     store.close()
-    monkeypatch.setattr(
-        store_module, "MIGRATIONS", [*MIGRATIONS, lambda db: db.execute("CREATE TABLE later (x)")]
-    )
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, lambda db: db.execute("CREATE TABLE later (x)")])
     for _ in range(2):
         newer = Store(home)
         with newer.read() as db:

@@ -106,8 +106,6 @@ def test_the_turns_own_time_dates_it() -> None:
     assert tasks.parse_extraction(answer, (turn,), AT).events[0].when == date(2020, 1, 1)
 
 
-
-
 def test_context_is_quoted_before_the_last_user_message() -> None:
     turns = (Turn("user", "안녕"), Turn("assistant", "네"), Turn("user", "뭐 먹지?"))
     *before, last = tasks.with_context(turns, ["땅콩 알레르기", "매운 것 싫어함"])

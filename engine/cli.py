@@ -279,6 +279,9 @@ def _read(file: str) -> str:
         raise InvalidInput(f"{file} is not UTF-8; save it as UTF-8") from None
 
 
+_TERMINAL_SECONDS, _FILE_SECONDS = 0.1, 10.0  # between two lines of progress
+
+
 class Meter:
     """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
 
@@ -292,9 +295,8 @@ class Meter:
         began = self._began.setdefault(event.task, now)
         ended = bool(event.total) and event.done >= event.total
         terminal = sys.stderr.isatty()
-        if now - self._said < (0.1 if terminal else 10.0) and not (terminal and ended):
-            return
-        if not terminal and event.done == 0:
+        quiet = now - self._said < _TERMINAL_SECONDS if terminal else now - max(self._said, began) < _FILE_SECONDS
+        if quiet and not (terminal and ended):
             return
         self._said = now
         line = f"{event.task}: {_amount(event)} · {now - began:.0f} s"

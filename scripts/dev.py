@@ -458,7 +458,7 @@ def progress(log: Path) -> str:
     return counts[-1].decode() if counts else ""
 
 
-def hand_over(checkout: Checkout, arguments: list[str], stdout: TextIO | None = None) -> int:
+def hand_over(checkout: Checkout, arguments: list[str], stdout: int | None = None) -> int:
     """Run the environment's Python in the foreground, with this terminal; returns its exit status."""
     command = [str(checkout.python), *arguments]
     child = subprocess.Popen(command, cwd=checkout.root, env=environment(checkout), stdout=stdout)
@@ -511,8 +511,8 @@ def prepare(checkout: Checkout, command: str) -> None:
         set_up(checkout, command)
         if command == "lint":
             return
-        # What a pull prints is a message here: standard output belongs to the command itself.
-        status = hand_over(checkout, ["-m", "engine", "models", "pull", "starter"], stdout=sys.stderr)
+        # where they are is of no use here, and standard output belongs to the command itself
+        status = hand_over(checkout, ["-m", "engine", "models", "pull", "starter"], stdout=subprocess.DEVNULL)
     if status != 0:
         raise SetupFailed("the starter models are not all there (see above). Run the same command again.")
 

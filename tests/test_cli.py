@@ -146,7 +146,7 @@ def test_with_json_stdout_is_one_json_value(fake: FakeEngine, capsys: Output, co
     json.loads(out)
     assert [name for name, _, _ in fake.calls] == [method]
     assert fake.closed
-    assert err.startswith("load fake") or method == "stream"
+    assert err == ""  # progress elsewhere than on a terminal begins after ten seconds
 
 
 @pytest.mark.parametrize(("command", "method"), COMMANDS)
@@ -465,7 +465,7 @@ def test_elsewhere_progress_is_a_line_every_ten_seconds(monkeypatch: pytest.Monk
     for done in range(25):
         meter(Progress("embed", done, 0, "texts"))
     meter.end()
-    assert log.getvalue().splitlines() == ["embed: 1 texts · 1 s", "embed: 11 texts · 11 s", "embed: 21 texts · 21 s"]
+    assert log.getvalue().splitlines() == ["embed: 10 texts · 10 s", "embed: 20 texts · 20 s"]
 
 
 # ---- real runs

@@ -307,7 +307,7 @@ def test_children_get_utf8_and_nothing_that_leads_out(checkout: Any, monkeypatch
 
 
 def test_a_failing_command_shows_its_end_and_what_to_do(checkout: Any) -> None:
-    code = "import sys; print('early'); [print() for _ in range(30)]; sys.exit('compiler says no')"
+    code = "import sys; sys.stdout = sys.stderr; print('early' + 30 * '\\n'); sys.exit('compiler says no')"
     with pytest.raises(dev.SetupFailed) as caught:
         dev.watch(checkout, "torch", [sys.executable, "-c", code])
     message = str(caught.value)

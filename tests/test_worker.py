@@ -537,6 +537,7 @@ class House:
     def steppable(self): return []
     def close(self, error): print("closed", flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored
 worker, entered, release = Worker(House()), threading.Event(), threading.Event()
 def job():
     entered.set()

@@ -120,9 +120,9 @@ def _not_found(spec: ModelSpec, path: Path) -> ModelNotFound:
     if spec.source.path:
         message = f"{spec.name}: there is no {path}. Correct source.path in models.toml."
     else:
-        message = f"{spec.name} is not on this machine. Get it with: gieok models pull {spec.name}"
+        message = f"{spec.name} is not on this machine; `gieok models pull {spec.name}` gets it."
     if not spec.source.package:
-        message += '\nOr try the small models of Engine(profile="starter"). Get them with: gieok models pull starter'
+        message += ' To try the small models of Engine(profile="starter"): `gieok models pull starter`.'
     return ModelNotFound(message, model=spec.name)
 
 
@@ -313,4 +313,5 @@ def _explained(spec: ModelSpec, file: str) -> Iterator[None]:
         refused = NEXT_STEP["GatedRepoError"] if status in (401, 403) else OFFLINE
         why = (str(error).splitlines() or [type(error).__name__])[0][:300]
         step = NEXT_STEP.get(type(error).__name__, refused)
-        raise DownloadError(f"{file} of {spec.source.repo} could not be fetched: {why} {step}", file=file) from error
+        what = file if file == spec.source.repo else f"{file} of {spec.source.repo}"
+        raise DownloadError(f"{what} could not be fetched: {why.rstrip('.')}. {step}", file=file) from error

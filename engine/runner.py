@@ -179,8 +179,8 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable) -> Runner:
             n_ctx=min(spec.n_ctx or defaults.n_ctx, model.context_length),
             n_batch=max(defaults.n_batch, n_seq),  # llama.cpp aborts the process where it is less
             n_seq=n_seq,
-            # one token at a time waits for memory, and threads spin while they wait: half the cores lose little on an
-            # idle machine and keep their speed beside a busy host (DECISIONS, 2026-11-22)
+            # threads spin while they wait for each other: beside a busy host all cores decode two to three times
+            # slower than half of them, while prefill never loses (DECISIONS, 2026-11-22)
             n_threads=spec.n_threads or max(1, cores // 2),
             n_threads_batch=spec.n_threads or cores,
             flash_attention=spec.flash_attention,

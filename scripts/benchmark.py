@@ -1,12 +1,16 @@
-"""Speed of the starter profile on this machine: medians, and ratios measured A B A B in one run.
+"""Speed on this machine: medians, and ratios measured A B A B in one run.
 
-`python scripts/benchmark.py [--json FILE] [--rounds N]`. The figures say what the machinery costs; those of the
-true models need the true models.
+    python scripts/benchmark.py [starter] [--rounds N] [--json FILE]
+    python scripts/benchmark.py threads [--model FILE.gguf] [--rounds N] [--json FILE]
+
+`starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
+number of threads, on an idle machine and beside one busy core.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -15,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from engine import Engine
+from engine import Engine, config, hub
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
 
 QUESTION = "Write three sentences about a small town by the sea."
@@ -81,26 +85,83 @@ def together(engine: Engine, rounds: int) -> list[float]:
     return ratios
 
 
+def threads(model: str, rounds: int) -> list[tuple[str, int, float, float]]:
+    """Return (neighbour, threads, prefill tokens a second, decode tokens a second), medians of A B A B."""
+    rows = []
+    for neighbour in ("idle", "one busy core"):
+        with busy_core() if neighbour != "idle" else contextlib.nullcontext():
+            found: dict[int, list[tuple[float, float]]] = {}
+            counts = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
+            for n in [count for _ in range(rounds) for count in counts]:
+                found.setdefault(n, []).append(speeds(model, n))
+        for n, pairs in found.items():
+            prefill, decode = (statistics.median(column) for column in zip(*pairs, strict=True))
+            rows.append((neighbour, n, prefill, decode))
+    return rows
+
+
+def speeds(model: str, n_threads: int) -> tuple[float, float]:
+    """Return prefill and decode tokens a second of a GGUF file, or of the starter model, with so many threads."""
+    spec = config.load().model("smollm2-135m-instruct")
+    path = model or str(hub.locate(spec))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "models.toml")
+        source = json.dumps(str(Path(path).absolute()))
+        entry = f'[models.bench]\nkind = "llm"\nsource = {{ path = {source} }}\nn_threads = {n_threads}\n'
+        file.write_text(entry, encoding="utf-8")
+        with Engine(file, profile="starter", home=folder, models={"chat": "bench"}) as engine:
+            engine.load("chat")
+            usage = engine.chat(" ".join(map(str, range(90))), temperature=0, max_tokens=48).usage
+    return usage.prompt_tokens / usage.ttft, usage.tokens_per_second
+
+
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep one core busy inside the block."""
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+
+
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("starter", "threads"), default="starter")
+    parser.add_argument("--model", default="", metavar="GGUF", help="threads: another file than the starter's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    processor = platform.processor() or platform.machine()
+    print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    run = show_threads if arguments.what == "threads" else show_starter
+    figures = run(arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+def show_threads(arguments: argparse.Namespace) -> object:
+    """Print speeds by number of threads."""
+    rows = threads(arguments.model, arguments.rounds)
+    print("| beside | threads | prefill, tokens/s | decode, tokens/s |\n|---|---|---|---|")
+    for neighbour, n, prefill, decode in rows:
+        print(f"| {neighbour} | {n} | {prefill:.0f} | {decode:.1f} |")
+    return rows
+
+
+def show_starter(arguments: argparse.Namespace) -> object:
+    """Print what the starter profile's work costs."""
     with tempfile.TemporaryDirectory() as home, Engine(profile="starter", home=home) as engine:
         figures = measure(engine, arguments.rounds)
         figures["8 answers at once against one after the other, times faster"] = together(engine, arguments.rounds)
         resident = engine.status().resident
-    rows = {name: [min(v), statistics.median(v), max(v)] for name, v in figures.items()}
-    processor = platform.processor() or platform.machine()
-    machine = f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{machine}\n\n| work | lowest | median | highest |\n|---|---|---|---|")
-    for name, (low, middle, high) in rows.items():
-        print(f"| {name} | {low:.1f} | {middle:.1f} | {high:.1f} |")
+    print("| work | lowest | median | highest |\n|---|---|---|---|")
+    for name, values in figures.items():
+        print(f"| {name} | {min(values):.1f} | {statistics.median(values):.1f} | {max(values):.1f} |")
     print(f"\nresident memory at the end: {resident / 1e9:.2f} GB")
-    if arguments.json:
-        text = json.dumps({"machine": machine, "resident": resident, "figures": figures}, indent=1)
-        arguments.json.write_text(text, encoding="utf-8")
+    return {"resident": resident, "figures": figures}
 
 
 if __name__ == "__main__":

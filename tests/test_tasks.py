@@ -67,6 +67,7 @@ def test_whatever_is_answered_quotes_the_turn_it_names(
         for _, item in tasks.parse_extraction(text[: max(cut, 0)], turns, AT).items():
             assert turns[item.source].role == "user"
             assert item.quote in turns[item.source].content
+            assert any(map(str.isalnum, item.quote))
             assert item.quote in item.text
             assert item.category in CATEGORIES
 

@@ -73,13 +73,14 @@ class ChatTemplate:
     def encode(self, turns: Sequence[Turn], *, limit: int | None = None) -> list[int]:
         """Return the ids of a conversation, ready for the assistant to answer.
 
-        Raises `ContextOverflow` where `turns` cannot fit `limit` tokens whatever they hold, and `InvalidInput`
-        where the template refuses their order.
+        Raises `ContextOverflow` where `turns` cannot fit `limit` tokens whatever they hold, `InvalidInput` where
+        the template refuses their order, and `ConfigError` where it changes what a message says.
         """
         if limit is not None:
             self._check_size(turns, limit)
         marks = [_Mark.of(turn.content) for turn in turns]
         rendered = self._render([(turn.role, mark.shown) for turn, mark in zip(turns, marks, strict=True)])
+        _check_whole(rendered, marks)
         ids = [token for part in self._parts(rendered, marks) for token in self._ids(part)]
         return self._with_bos(ids)
 
@@ -171,6 +172,17 @@ class ChatTemplate:
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self._vocabulary.bos
         return [bos, *ids] if self._vocabulary.add_bos and bos >= 0 and ids[:1] != [bos] else ids
+
+
+def _check_whole(rendered: str, marks: Sequence[_Mark]) -> None:
+    """Refuse a rendering that holds a changed or shortened mark: its message would be lost without a word."""
+    lowered = rendered.lower()
+    for mark in marks:
+        if any(lowered.count(part) != rendered.count(mark.word) for part in (mark.word[:12], mark.word[-12:])):
+            raise ConfigError(
+                "the model's chat template changes what a message says (its case or its length), which cannot be done "
+                "safely; set chat_template of its entry in models.toml to one that does not."
+            )
 
 
 class _Run:

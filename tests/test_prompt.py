@@ -444,3 +444,11 @@ def test_the_size_estimate_is_never_too_high(vocabularies: Vocabularies) -> None
     for count in (1, 3, 50):
         turns = [Turn("user", longest * count)]
         assert len(template.encode(turns, limit=len(vocabulary.tokenize(longest * count)))) >= 1
+
+
+@pytest.mark.parametrize("change", ["| upper", "[:20]", "[20:]", "| replace('m', 'n')"])
+def test_a_template_that_changes_what_is_said_is_refused(starter: Model, change: str) -> None:
+    source = "{% for message in messages %}<|im_start|>user\n{{ message.content " + change + " }}<|im_end|>{% endfor %}"
+    template = ChatTemplate(starter.vocabulary, source)
+    with pytest.raises(ConfigError, match="chat_template"):
+        template.encode([Turn("user", "안녕하세요")])

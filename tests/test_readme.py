@@ -1,0 +1,38 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")}
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.model
+def test_the_ten_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks(READMES["README.md"])
+    exec(compile(block, "README.md", "exec"), {})
+    found, label, when, *said = capsys.readouterr().out.splitlines()
+    assert found == "우리 집 강아지 이름은 보리예요"
+    assert label == "work"
+    assert when == "(datetime.date(2026, 3, 20), datetime.date(2026, 3, 20))"
+    assert "".join(said).strip()
+
+
+def test_both_languages_show_the_same_code() -> None:
+    one, other = (python_blocks(text) for text in READMES.values())
+    assert one == other
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_link_leads_to_a_file(name: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", READMES[name]) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []

@@ -57,7 +57,7 @@ class Grammar:
 
 
 class Constraints:
-    """The constraint engine of one vocabulary; making it takes about a second for 150,000 tokens.
+    """The constraint engine of one vocabulary; it is slow to make, so there is one a model.
 
     `tokens` are the bytes of each id, control tokens marked by 0xFF; the two addresses are llama.cpp's vocabulary
     and its tokenize function.

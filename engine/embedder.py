@@ -9,10 +9,11 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from engine.config import ModelSpec
 from engine.errors import EngineClosed, ModelCorrupt
+from engine.inputs import TextKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-Kind = Literal["query", "passage"]
 BATCH_TEXTS = 32
 BATCH_TOKENS = 8_192  # padded tokens in one pass: a pass over 32 texts of 8,192 tokens would need gigabytes
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -44,7 +44,7 @@ class Embedder:
         self.max_tokens = self._limit(self._model)
         self.dim = self._dimension(self._model)
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Floats:
+    def embed(self, texts: Sequence[str], kind: TextKind) -> Floats:
         """Return `(len(texts), dim)` float32 vectors of unit length.
 
         The model's prefix for `kind` is put before each text. A text longer than the model reads at once is

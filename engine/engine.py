@@ -10,12 +10,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from engine.answers import Answers
 from engine.classifier import Classifier
 from engine.errors import InvalidInput
-from engine.inputs import CATEGORIES, Moment, check_dialogue, check_moment, check_text, check_texts
+from engine.inputs import CATEGORIES, Moment, TextKind, check_dialogue, check_moment, check_text, check_texts
 from engine.metrics import ProgressCallback
 from engine.sampling import Sampling
 from engine.stream import Stream
@@ -212,7 +212,7 @@ class Engine:
         self,
         texts: str | Iterable[str],
         *,
-        kind: Literal["passage", "query"] = "passage",
+        kind: TextKind = "passage",
         heads: Sequence[Head] = HEADS,
     ) -> Embeddings:
         """Return the vectors of one text or several; a single string gives n = 1.
@@ -427,6 +427,7 @@ class Engine:
 
         if name in self._config.profiles:
             specs = resolve_roles(self._config, name, {})
+            specs.pop("fallback", None)  # optional, and nothing falls back to it yet
             return list({spec.name: spec for spec in specs.values()}.values())
         return [self._models.spec(name)]
 

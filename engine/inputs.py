@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from typing import Literal
 
 from engine.errors import InvalidInput
 
@@ -12,6 +13,9 @@ ROLES = ("system", "user", "assistant")
 CATEGORIES = (
     "personal", "preference", "experience", "knowledge", "relationship", "goal", "health", "work",
 )  # fmt: skip
+Kind = Literal["fact", "preference", "event", "relationship"]
+KINDS: tuple[Kind, ...] = ("fact", "preference", "event", "relationship")
+TextKind = Literal["passage", "query"]  # what is found, and what is searched with
 MAX_TEXT_BYTES = 256 * 1024  # one text that is embedded, classified or stored
 Moment = datetime | date | str
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from engine.errors import InvalidInput, MemoryNotFound, StoreError
 from engine.index import VectorIndex
-from engine.inputs import Moment, check_moment, check_text
+from engine.inputs import Moment, TextKind, check_moment, check_text
 from engine.metrics import Progress, ProgressCallback, report
 from engine.records import COLUMNS, Draft, Filter, Hit, Memory, add, find, memory
 from engine.store import Row, Store, rows
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     _Scored = tuple[float, int, Row]  # cosine, number, row
     Vectors = NDArray[np.float32]
 
-TextKind = Literal["query", "passage"]
 Embed = Callable[[list[str], TextKind], "Vectors"]
 _FILL_BATCH = 64  # memories embedded between two commits when the embedding model has changed
 _LOAD_BATCH = 4096  # vectors read at once when the index is filled

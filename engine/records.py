@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import InvalidInput
-from engine.inputs import CATEGORIES, Moment, check_moment, check_text
+from engine.inputs import CATEGORIES, KINDS, Moment, check_moment, check_text
 from engine.store import Row, rows
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
-KINDS = ("fact", "preference", "event", "relationship")
 IMPORTANCE = 0.5  # of a memory that nothing has judged yet
 COLUMNS = "id, text, category, kind, source, user, created, happened, valid_from, valid_to, superseded_by, importance"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

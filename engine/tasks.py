@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine import instructions
 from engine.errors import InvalidInput, SchemaError
-from engine.inputs import CATEGORIES, Turn, check_text
+from engine.inputs import CATEGORIES, KINDS, Kind, Turn, check_text
 from engine.instructions import language_of
 from engine.korean.dates import resolve
 from engine.korean.sentences import sentences
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from engine.generation import FinishReason
     from engine.records import Hit, Memory
 
-Kind = Literal["fact", "preference", "event", "relationship"]
-KINDS: tuple[Kind, ...] = ("fact", "preference", "event", "relationship")
 NO_CONTENT = "N/A"  # what a label's prior is asked with
 _ITEMS_A_TURN = 3
 _TOKENS_A_TURN = 160  # an answer may quote all of a turn; this bounds what an odd model can spend on one
-_EMBEDDING_TEMPERATURE = 0.02  # e5 cosines lie close together; chosen on tests/data/categories.tsv
+_EMBEDDING_TEMPERATURE = 0.02  # e5 cosines lie close together; a guess until calibration is measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.inputs import TextKind
 from engine.metrics import Progress, ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from engine.models import Models
     from engine.worker import Worker
 
-TextKind = Literal["passage", "query"]
 Head = Literal["dense", "sparse", "multi"]
 HEADS: tuple[Head, ...] = ("dense", "sparse", "multi")
 _AT_ONCE = 16  # texts a job

@@ -29,6 +29,7 @@ from engine import (
     ModelNotFound,
     Progress,
     SchemaError,
+    hub,
 )
 
 pytestmark = pytest.mark.model
@@ -420,6 +421,17 @@ def test_time_to_the_first_token_counts_the_load(tmp_path: Path) -> None:
     with Engine(profile="starter", home=tmp_path) as engine:
         usage = engine.chat("Hi.", **SHORT).usage
         assert usage.ttft > engine.status().loaded[0].load_seconds
+
+
+def test_a_profile_is_pulled_without_what_nothing_uses(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled: list[str] = []
+    monkeypatch.setattr(hub, "pull", lambda spec, progress: pulled.append(spec.name) or tmp_path)
+    engine.pull("default")
+    assert sorted(pulled) == ["bge-m3", "qwen2.5-3b-instruct", "qwen2.5-7b-instruct"]
+    engine.pull("llama3.2:3b")
+    assert pulled[-1] == "llama-3.2-3b-instruct"
 
 
 def test_unloading_frees_and_the_next_use_loads_again(tmp_path: Path) -> None:

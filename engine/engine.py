@@ -426,9 +426,8 @@ class Engine:
         from engine.models import resolve_roles
 
         if name in self._config.profiles:
-            specs = resolve_roles(self._config, name, {})
-            specs.pop("fallback", None)  # optional, and nothing falls back to it yet
-            return list({spec.name: spec for spec in specs.values()}.values())
+            roles = resolve_roles(self._config, name, {})  # nothing falls back yet, so that model is left out
+            return list({spec.name: spec for role, spec in roles.items() if role != "fallback"}.values())
         return [self._models.spec(name)]
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.generation import Scoring
     from engine.inputs import Turn
     from engine.models import Models
+    from engine.scoring import Scoring
     from engine.vectors import Vectors
     from engine.worker import Worker
 

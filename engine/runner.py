@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError, EngineError
-from engine.generation import Generation, Request, Scoring, draw_seed
+from engine.generation import Generation, Request, draw_seed
 from engine.scheduler import Chunk, Fork, Limits, Scheduler
+from engine.scoring import Scoring
 
 if TYPE_CHECKING:
     from engine.config import EngineTable, ModelSpec

@@ -26,7 +26,7 @@ FLOORS = (
         "hub", "wheel", "convert", "prompt", "constrain", "scheduler", "detokenize", "llama", "embedder",
         "index", "store", "korean",
     },
-    {"generation", "runner", "records", "memory", "models", "tasks"},
+    {"generation", "scoring", "runner", "records", "memory", "models", "tasks"},
     {"worker", "stream", "twins", "vectors", "classifier", "answers"},
     {"engine", ""},  # the facade, and the package itself, which only names what is public
     {"cli", "demo", "__main__"},

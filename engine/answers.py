@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import SchemaError
+from engine.guard import wanted
 from engine.sampling import SamplingParams, resolve
 from engine.stream import InThread, Stream
-from engine.worker import cancels
 
 if TYPE_CHECKING:
     from engine.config import SamplingTable
@@ -67,10 +67,11 @@ class Answers:
         from engine.tasks import schema_of
 
         if schema is None:
-            return Question(turns, model, self.params(model, sampling))
+            return Question(turns, model, _guarded(self.params(model, sampling), turns))
         # a penalty on repeated brackets would bend the document
-        params = self.params(model, {"repeat_penalty": 1.0, **sampling})
-        return Question(turns, model, params, Grammar.json(schema_of(schema)), schema)
+        params, plain = self.params(model, {"repeat_penalty": 1.0, **sampling}), schema_of(schema)
+        grammar = Grammar.json(plain)
+        return Question(turns, model, _guarded(params, turns, plain), grammar, schema)
 
     def stream(self, question: Question) -> Stream:
         """Return a stream that has not been opened."""
@@ -80,44 +81,50 @@ class Answers:
         self, role: str, turns: tuple[Turn, ...], sampling: Mapping[str, Any], grammar: Grammar | None = None
     ) -> Reply:
         """Return the whole answer to a task, which gives way to chat."""
-        question = Question(turns, role, self.params(role, sampling), grammar, priority=_BACKGROUND)
+        params = self.params(role, sampling)
+        params = params if grammar else _guarded(params, turns)  # a grammar of quotes adds nothing that was not said
+        question = Question(turns, role, params, grammar, priority=_BACKGROUND)
         return self.stream(question).open().reply
 
     def _start(self, question: Question) -> Running:
-        """Queue the answer; a caller who gives up while the model loads leaves nothing running."""
-        made: list[Running] = []
-        began = time.perf_counter()
-        given_up = threading.Event()
+        get = partial(self._models.runner, question.model)
+        return self._worker.start(get, partial(self._generate, question, time.perf_counter()))
 
-        def job() -> Running:
-            made.append(self._generate(question, began))
-            if given_up.is_set():
-                made[0].cancel()
-            return made[0]
-
-        def give_up() -> None:
-            given_up.set()
-            for running in made:
-                running.cancel()
-
-        with cancels(give_up):
-            return self._worker.call(job)
-
-    def _generate(self, question: Question, began: float) -> Running:
-        """On the compute thread: load, encode, queue."""
+    def _generate(self, question: Question, began: float, runner: Runner) -> Running:
+        """On the compute thread: encode, queue."""
         from engine.generation import Generation
 
-        runner = self._models.runner(question.model)
         matcher = runner.matcher(question.grammar) if question.grammar else None
         prompt = runner.encode(question.turns)
-        generation = Generation(prompt, question.params, priority=question.priority, matcher=matcher, began=began)
+        generation = Generation(
+            prompt,
+            question.params,
+            priority=question.priority,
+            matcher=matcher,
+            closes=question.schema is not None,  # a task reads what it was told, not how it might have ended
+            began=began,
+        )
+        if question.priority == _BACKGROUND:  # tasks tell every text the same
+            generation.job.pin = runner.instruction(question.turns, prompt)
         runner.generate(generation, question.params)
         return Running(generation, runner, self._worker.check)
 
     def _conclude(self, question: Question, finished: Finished) -> Reply:
         from engine import tasks
 
-        ended = question.schema is not None and finished.finish_reason == "stop"
-        parsed = tasks.parse_as(question.schema, finished.text) if ended else None
+        parsed = None
+        if question.schema is not None and finished.whole:
+            try:
+                parsed = tasks.parse_as(question.schema, finished.text)
+            except SchemaError:
+                if finished.finish_reason == "stop":  # else it is not the model's value, and max_tokens is to blame
+                    raise
         name = self._models.spec(question.model).name
         return tasks.Reply(finished.text, name, finished.finish_reason, finished.usage, parsed)
+
+
+def _guarded(
+    params: SamplingParams, turns: tuple[Turn, ...], schema: Mapping[str, Any] | None = None
+) -> SamplingParams:
+    """Decide whether Han and kana may be written, unless the caller has."""
+    return params if params.han is not None else replace(params, han=not wanted(turns, schema))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine import tasks
-from engine.worker import cancels
+from engine.worker import cancels, wait
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,12 +15,26 @@ if TYPE_CHECKING:
 
     from engine.inputs import Turn
     from engine.models import Models
+    from engine.runner import Runner
     from engine.scoring import Scoring
     from engine.vectors import Vectors
     from engine.worker import Worker
 
 Labels = dict[str, str]
 ROLE = "classification"
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What is being weighed, and what it takes to stop it."""
+
+    runner: Runner
+    scorings: list[Scoring]
+
+    def cancel(self) -> None:
+        for scoring in self.scorings:
+            scoring.cancelled = True
+        self.runner.interrupt()
 
 
 class Classifier:
@@ -57,16 +73,14 @@ class Classifier:
 
     def _scores(self, texts: list[str], labels: Labels) -> list[dict[str, float]]:
         asked = [tasks.classification_turns(text, labels) for text in texts]
-        scorings = self._worker.call(lambda: self._score(asked, list(labels)))
+        begin = partial(self._begin, asked, list(labels))
+        begun = self._worker.start(partial(self._models.runner, ROLE), begin)
+        with cancels(begun.cancel):
+            found = [wait(scoring.result) for scoring in begun.scorings]
+        return [dict(zip(labels, scores, strict=True)) for scores in found]
 
-        def cancel() -> None:
-            for scoring in scorings:
-                scoring.cancelled = True
-
-        with cancels(cancel):
-            return [dict(zip(labels, scoring.result.result(), strict=True)) for scoring in scorings]
-
-    def _score(self, asked: list[tuple[Turn, ...]], labels: list[str]) -> list[Scoring]:
-        """On the compute thread: load, encode all before any is queued, queue."""
-        runner = self._models.runner(ROLE)
-        return [runner.score(prompt, labels) for prompt in [runner.encode(turns) for turns in asked]]
+    def _begin(self, asked: list[tuple[Turn, ...]], labels: list[str], runner: Runner) -> _Begun:
+        """On the compute thread: encode all before any is queued, queue."""
+        prompts = [(runner.encode(turns), turns) for turns in asked]
+        scored = [runner.score(tokens, labels, pin=runner.instruction(turns, tokens)) for tokens, turns in prompts]
+        return _Begun(runner, scored)

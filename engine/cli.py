@@ -35,8 +35,10 @@ _HELP: dict[str, tuple[str, str]] = {
     "models": ("list or download models", "모델을 보거나 내려받습니다"),
     "pull": ("download a profile, role or model", "프로필, 역할 또는 모델을 내려받습니다"),
     "status": ("what is loaded, and where data lives", "올라온 모델과 자료의 위치"),
+    "doctor": ("what this machine is, and how models run on it", "이 컴퓨터와 모델의 실행 설정"),
     "demo": ("the main job on the starter models", "작은 모델로 보는 시연"),
     "-k": ("how many at most", "몇 개까지"),
+    "--retune": ("measure again: all chat models, or one", "다시 측정: 모든 대화 모델 또는 하나"),
     "--profile": ("a profile of models.toml", "models.toml의 프로필"),
     "--home": ("folder of memories", "기억을 두는 폴더"),
     "--json": ("print one JSON value", "JSON 값 하나로 출력"),
@@ -112,6 +114,8 @@ def _parser(language: Language) -> argparse.ArgumentParser:
     verb("remember", _remember, "text")
     verb("search", _search, "query").add_argument("-k", type=int, help=told("-k"))
     verb("status", _status)
+    retune = verb("doctor", _doctor)
+    retune.add_argument("--retune", nargs="?", const=True, default=False, metavar="MODEL", help=told("--retune"))
     verb("demo", _demo)
     for name, below in (("memory", _MEMORY), ("models", _MODELS)):
         parent = verbs.add_parser(name, help=told(name), description=told(name))
@@ -233,6 +237,36 @@ def _status(arguments: argparse.Namespace) -> None:
     with _open(arguments) as engine:
         fields = engine.status().to_dict()
     _show(arguments, fields, [f"{name}\t{value}" for name, value in fields.items()])
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    with _open(arguments) as engine:
+        found = engine.doctor(retune=arguments.retune)
+    facts = {**found, "ram": _gigabytes(found["ram"]), **found["versions"]}
+    lines = [f"{name}\t{value}" for name, value in facts.items() if name not in ("versions", "models")]
+    _show(arguments, found, [*lines, *map(_doctor_line, found["models"])])
+
+
+def _doctor_line(model: dict[str, Any]) -> str:
+    if not model["installed"]:
+        state = "not installed"
+    elif model["kind"] != "llm":
+        state = "installed"
+    elif model["tuning"] is None:
+        state = "not measured yet: measured at first load"
+    else:
+        state = _tuning(model["tuning"])
+    return f"{model['name']}\t{', '.join(model['roles'])}\t{state}"
+
+
+def _tuning(chosen: dict[str, Any]) -> str:
+    speeds = {name: "?" if speed is None else speed for name, speed in chosen["tokens_per_second"].items()}
+    return (
+        f"threads {chosen['n_threads']}, for batches {chosen['n_threads_batch']}; "
+        f"{'' if chosen['repack'] else 'not '}repacked; micro-batch {chosen['n_ubatch']}; tokens/s: "
+        f"prefill {speeds['prefill']} ({speeds['prefill_busy']} beside a busy host), "
+        f"decode {speeds['decode']} ({speeds['decode_busy']})"
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -198,6 +198,13 @@ def user_file() -> Path:
     return user_config_path("gieok", appauthor=False) / "models.toml"
 
 
+def user_home() -> Path:
+    """Return where memories are kept unless a home is named."""
+    from platformdirs import user_data_path
+
+    return user_data_path("gieok", appauthor=False) / "home"
+
+
 def load(path: str | os.PathLike[str] | None = None) -> Config:
     """Return the packaged catalogue with `path` laid over it, table by table.
 

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.closing import Bytes, Closing
 from engine.errors import SchemaError
+from engine.schema import check_keywords, needed, to_blame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,35 +20,45 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # without whitespace_flexible=False every blank is a choice, and only the first bracket would be forced
-_JSON_OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JSON_OPTIONS: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    # "\\u0061" for a name that the schema declares would be another property to llguidance, but the same one to JSON
+    "json_allowed_escapes": '"\\bfnrt',
+}
 # where llguidance's messages name the keyword that is to blame
-_KEYWORD = re.compile(
-    r"Unimplemented keys: \[\"([^\"]+)|Expected positive integer for '(\w+)|"
-    r"(?:Invalid|Unknown) (type|format)\b|^(type|oneOf)\b"
-)
+_KEYWORD = re.compile(r"Expected \w+(?: \w+)? for '(\w+)'|(?:Invalid|Unknown) (type|format)\b|^(type|oneOf)\b")
 
 
 class Grammar:
-    """A compiled-to-be grammar; `Grammar.json` and `Grammar.lark` make one. Raises `SchemaError`."""
+    """A compiled-to-be grammar; `Grammar.json` and `Grammar.lark` make one. Raises `SchemaError`.
 
-    def __init__(self, text: str) -> None:
-        from llguidance import LLMatcher
+    `needed` are words that its strings may need, for the search that closes a cut document.
+    """
 
-        error = LLMatcher.validate_grammar(text)
-        if error and not error.startswith("WARNING"):
+    def __init__(self, text: str, needed: tuple[str, ...] = ()) -> None:
+        if error := _error(text):
             raise SchemaError(f"the schema cannot be compiled: {_one_line(error)}", keyword=_keyword(error))
-        self.text = text
+        self.text, self.needed = text, needed
 
     @classmethod
     def json(cls, schema: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of the JSON documents that `schema` allows."""
-        from llguidance import LLMatcher
+        """Return the grammar of the JSON documents that `schema` allows.
 
+        Raises `SchemaError` naming the keyword that cannot be kept.
+        """
         try:
-            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)
+            text = _from_schema(schema)
+            plain = json.loads(json.dumps(schema))
+            check_keywords(plain)
+            return cls(text, needed(plain))
         except (TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"the schema is not a JSON object: {error}") from None
-        return cls(text)
+        except SchemaError as error:
+            # most messages of llguidance say what is wrong, but not with which keyword
+            error.keyword = error.keyword or to_blame(plain, lambda less: not _error(_from_schema(less)))
+            raise
 
     @classmethod
     def lark(cls, grammar: str) -> Grammar:
@@ -66,20 +78,23 @@ class Constraints:
     def __init__(self, tokens: list[bytes], vocabulary: int, tokenize: int, eos: Iterable[int]) -> None:
         from llguidance import LLTokenizer
 
+        self._letters = Bytes(tokens)
         self._tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
             tokens=tokens, vocab_ptr=vocabulary, tokenize_fptr=tokenize, eos_token=list(eos)
         )
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """Start one constrained output. Raises `SchemaError` if the grammar does not compile."""
-        return Matcher(self._tokenizer, grammar)
+        return Matcher(self._tokenizer, grammar, self._letters)
 
 
 class Matcher:
     """The state of one constrained output."""
 
-    def __init__(self, tokenizer: Any, grammar: Grammar) -> None:
+    def __init__(self, tokenizer: Any, grammar: Grammar, letters: Bytes) -> None:
         from llguidance import LLMatcher
+
+        self._letters, self._needed = letters, grammar.needed
 
         # its warnings would go to stderr, with what the model wrote
         self._matcher = LLMatcher(tokenizer, grammar.text, log_level=0)
@@ -114,9 +129,30 @@ class Matcher:
         self._check()  # a limit reached here counts as stopped, and would pass for a finished output
         return tokens
 
+    def closing(self, written: bytes) -> list[int] | None:
+        """Return at most `closing.MOST_TOKENS` tokens that end the document `written`, or None if none were found.
+
+        The state of the output stays as it is.
+        """
+        return Closing(self._letters, self._needed).close(self._matcher, written)
+
     def _check(self) -> None:
         if self._matcher.is_error():
             raise SchemaError(f"the schema cannot be followed: {_one_line(self._matcher.get_error())}")
+
+
+def _from_schema(schema: Mapping[str, Any]) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)
+
+
+def _error(grammar: str) -> str:
+    """Return why a grammar cannot be compiled; empty if it can."""
+    from llguidance import LLMatcher
+
+    error = LLMatcher.validate_grammar(grammar)
+    return "" if error.startswith("WARNING") else error
 
 
 def _one_line(error: str) -> str:

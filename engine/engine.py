@@ -24,10 +24,9 @@ from engine.vectors import HEADS, Embeddings, Head, Vectors
 from engine.worker import Worker
 
 if TYPE_CHECKING:
-    from engine.config import ModelSpec
     from engine.korean.morphemes import Analyser
     from engine.memory import MemoryStore
-    from engine.models import Models, Status
+    from engine.models import Status
     from engine.records import Hit, Memory
     from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
 
@@ -58,9 +57,10 @@ class Engine:
 
         self._config = configuration.load(config)
         self._profile = profile or os.environ.get("GIEOK_PROFILE") or "default"
-        self._home = Path(home or os.environ.get("GIEOK_HOME") or _default_home()).expanduser().absolute()
+        self._home = Path(home or os.environ.get("GIEOK_HOME") or configuration.user_home()).expanduser().absolute()
         self._progress = progress
-        self._models = Models(self._config, resolve_roles(self._config, self._profile, models or {}), progress)
+        roles = resolve_roles(self._config, self._profile, models or {})
+        self._models = Models(self._config, roles, progress, self._home / "prefixes")
         self._worker = Worker(self._models)
         self.threads = Threads(self._worker.check)
         self._answers = Answers(self._config.engine.sampling, self._models, self._worker, self.threads.run)
@@ -86,9 +86,9 @@ class Engine:
         """Answer a message or a conversation.
 
         `context` is quoted as data before the last user message. `schema` is a JSON Schema or a pydantic model that
-        the answer follows; `Reply.parsed` is its value, or None if the answer ended early. `model` is a
-        role or a model name. Raises `InvalidInput`, `ContextOverflow`, `SchemaError`, `ModelNotFound`,
-        `EngineClosed`.
+        the answer follows, `Reply.parsed` its value; where `max_tokens` cuts it, at most 512 tokens that take no model
+        time close it, or `parsed` is None. `model` is a role or a name. Raises `InvalidInput`, `ContextOverflow`,
+        `SchemaError`, `ModelNotFound`, `EngineClosed`.
         """
         return self.stream(messages, context=context, schema=schema, model=model, **sampling).reply
 
@@ -124,7 +124,7 @@ class Engine:
         """Return the token ids that `model` would read for `messages`. Raises as `chat` does."""
         self._worker.check()
         turns = check_dialogue(messages, limit=None)
-        return self._worker.call(lambda: self._models.runner(model).encode(turns))
+        return self._worker.call_with(partial(self._models.runner, model), lambda runner: runner.encode(turns))
 
     # ---- tasks
 
@@ -140,7 +140,7 @@ class Engine:
         from engine.constrain import Grammar
 
         self._worker.check()
-        turns, moment = check_dialogue(dialogue), check_moment(at, "at") or _now()
+        turns, moment = check_dialogue(dialogue), check_moment(at, "at") or datetime.now().astimezone()
         grammar = tasks.extraction_grammar(turns)
         if grammar is None:
             return tasks.ExtractedMemory()
@@ -204,7 +204,7 @@ class Engine:
         self._worker.check()
         check_text(text)
         rules = understand_rules(text)
-        when = resolve_dates(text, check_moment(at, "at") or _now())
+        when = resolve_dates(text, check_moment(at, "at") or datetime.now().astimezone())
         keywords = self._analyser().keywords(text)
         return Understanding(rules.intent, rules.is_question, keywords, when, rules.needs_memory)
 
@@ -313,7 +313,7 @@ class Engine:
         from engine import hub
 
         self._worker.check()
-        return [hub.pull(spec, progress=progress or self._progress) for spec in self._wanted(name)]
+        return [hub.pull(spec, progress=progress or self._progress) for spec in self._models.wanted(name)]
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Return every known model: name, kind, aliases, size in bytes, license, note, and whether it is installed.
@@ -331,11 +331,11 @@ class Engine:
 
     def load(self, role: str) -> None:
         """Load the model of a role or name now. Raises `ModelNotFound`, `ModelCorrupt`, `EngineClosed`."""
-        self._worker.call(lambda: self._models.load(role))
+        self._worker.call_with(partial(self._models.get, role), lambda _: None)
 
     def unload(self, role: str) -> None:
-        """Free the model of a role or name; its running requests end with `EngineClosed`."""
-        self._worker.call(lambda: self._models.unload(role))
+        """Free the model of a role or name; its requests, running or waiting, end with `EngineClosed`."""
+        self._worker.call_without(lambda: self._models.key(role), lambda: self._models.unload(role))
 
     def status(self) -> Status:
         """Return what is loaded and how much memory the process takes. Raises `EngineClosed`."""
@@ -347,6 +347,24 @@ class Engine:
         self._worker.check()
         resident = psutil.Process().memory_info().rss
         return Status(self._profile, str(self._home), str(hub.models_dir()), self._models.loaded, resident)
+
+    def doctor(self, *, retune: bool | str = False) -> dict[str, Any]:
+        """Return what this machine is, and how each model of the profile was found to run best on it; JSON-ready.
+
+        `retune` measures again, and unloads: all installed chat models, or that of a role or name. Raises
+        `ModelNotFound`, `InvalidInput`, `EngineClosed`.
+        """
+        import psutil
+
+        from engine import doctor
+
+        self._worker.check()
+        for name in doctor.measurable(self._models, retune):
+            self.unload(name)
+            with doctor.measured_anew(self._models.spec(name)):
+                self.load(name)
+            self.unload(name)
+        return doctor.report(self._models, psutil.virtual_memory().total)
 
     def close(self) -> None:
         """Stop everything and free all memory; afterwards every method raises `EngineClosed`."""
@@ -396,6 +414,7 @@ class Engine:
     aload = twin(load)
     aunload = twin(unload)
     astatus = twin(status)
+    adoctor = twin(doctor)
 
     # ---- inside
 
@@ -410,7 +429,7 @@ class Engine:
 
         with self._lock:
             if self._memory is None:
-                name = partial(_embedding_name, self._models)
+                name = partial(self._models.name, "embedding")
                 self._memory = MemoryStore(self._home, self._vectors.embed, name, progress=self._progress)
             return self._memory
 
@@ -422,29 +441,7 @@ class Engine:
                 self._morphemes = Analyser()
             return self._morphemes
 
-    def _wanted(self, name: str) -> list[ModelSpec]:
-        from engine.models import resolve_roles
-
-        if name in self._config.profiles:
-            roles = resolve_roles(self._config, name, {})  # nothing falls back yet, so that model is left out
-            return list({spec.name: spec for role, spec in roles.items() if role != "fallback"}.values())
-        return [self._models.spec(name)]
-
 
 def _release(worker: Worker, threads: Threads) -> None:
     worker.close()
     threads.close()
-
-
-def _embedding_name(models: Models) -> str:
-    return models.spec("embedding").name
-
-
-def _default_home() -> Path:
-    from platformdirs import user_data_path
-
-    return user_data_path("gieok", appauthor=False) / "home"
-
-
-def _now() -> datetime:
-    return datetime.now().astimezone()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.abort import AbortFlag
+from engine.batch import Batch
 from engine.errors import EngineClosed, EngineError, ModelCorrupt
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from engine.scheduler import Chunk
 
 _log = logging.getLogger("engine.llama")
+Listen = Callable[[float], object]
 _PENALTY_LAST = 64  # tokens back that the repeat penalty looks at, as in llama.cpp
 _LEVELS = {2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}  # ggml's info, warn, error; the rest is noise
+# what llama.cpp reports as errors where a decode was aborted, as it was told to
+_ABORTED = re.compile(rb"compute_async failed with error 1\b|compute status: 1\b|failed to decode, ret = 2\b")
 
 
 @cache
@@ -44,35 +49,16 @@ def _lib() -> Any:
 @cache
 def _log_callback(llama_cpp: Any) -> Any:
     def forward(level: int, text: bytes, _data: object) -> None:
-        if level in _LEVELS and _log.isEnabledFor(_LEVELS[level]):
-            _log.log(_LEVELS[level], "%s", text.decode("utf-8", "replace").rstrip())
+        shown = logging.DEBUG if _ABORTED.search(text) else _LEVELS.get(level)
+        if shown is not None and _log.isEnabledFor(shown):
+            _log.log(shown, "%s", text.decode("utf-8", "replace").rstrip())
 
     return llama_cpp.llama_log_callback(forward)
 
 
-class AbortFlag:
-    """One byte that stops a running decode or load of weights; safe to set from any thread.
-
-    llama.cpp asks for it before every graph node. The question is answered by C's own `strlen`, since a Python
-    callback would wait for the interpreter lock some hundred times a step.
-    """
-
-    def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)
-
-    def set(self) -> None:
-        """Make the running decode return as soon as its current node is done."""
-        self._byte[0] = b"\1"
-
-    def clear(self) -> None:
-        """Let decodes run again."""
-        self._byte[0] = b"\0"
-
-    def callback(self) -> tuple[Any, ctypes.c_void_p]:
-        """Return the C function and its data, as llama.cpp takes them."""
-        libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-        function = ctypes.cast(libc.strlen, _lib().llama_cpp.ggml_abort_callback)
-        return function, ctypes.cast(self._byte, ctypes.c_void_p)
+def has_gpu() -> bool:
+    """Return whether this build of llama.cpp can use a GPU."""
+    return bool(_lib().llama_supports_gpu_offload())
 
 
 class Vocabulary:
@@ -162,24 +148,62 @@ class Vocabulary:
         return buffer.raw[:count]
 
 
-class Model:
-    """Weights and vocabulary of one GGUF file. Raises `ModelCorrupt` if llama.cpp cannot read it."""
+class _Listener:
+    """Hands a load's progress on; what the listener raises ends the load, and is kept, since C cannot raise it."""
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = 0, vocab_only: bool = False) -> None:
-        params = _lib().llama_model_default_params()
+    def __init__(self, listen: Listen) -> None:
+        self._listen = listen
+        self.error: BaseException | None = None
+        self.callback = _lib().llama_progress_callback(self._hear)  # kept here: llama.cpp calls it until it has loaded
+
+    def _hear(self, done: float, _data: object) -> bool:
+        try:
+            self._listen(done)
+        except BaseException as error:  # noqa: BLE001 - ctypes would print it and go on
+            self.error = error
+        return self.error is None
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file.
+
+    `listen` is told which part of the weights is read, from 0 to 1, about once a tensor; what it raises ends the load
+    and is raised here. `repack` lays the weights out anew for this processor, which takes time and memory and makes
+    some batches faster. Raises `ModelCorrupt` if llama.cpp cannot read the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = 0,
+        repack: bool = True,
+        vocab_only: bool = False,
+        listen: Listen = lambda done: None,
+    ) -> None:
+        params, listener = _lib().llama_model_default_params(), _Listener(listen)
         params.n_gpu_layers = n_gpu_layers
+        params.use_extra_bufts = repack
         params.vocab_only = vocab_only
+        params.progress_callback = listener.callback
         _check_gguf(path)
         self.path = path
         self.contexts: list[Context] = []
         self._handle: Any = _lib().llama_model_load_from_file(os.fsencode(path), params)
+        if listener.error:
+            self.close()
+            raise listener.error
         if not self._handle:
             raise ModelCorrupt(
                 f"llama.cpp cannot load {path.name}: it is damaged, incomplete, or of a kind that this version does "
                 "not know. Delete its folder and run `gieok models pull` again.",
                 path=str(path),
             )
-        self.vocabulary = Vocabulary(self)
+        try:
+            self.vocabulary = Vocabulary(self)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def context_length(self) -> int:
@@ -190,6 +214,21 @@ class Model:
     def size(self) -> int:
         """Bytes of the weights."""
         return int(_lib().llama_model_size(self.handle))
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has."""
+        return int(_lib().llama_model_n_layer(self.handle))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model keeps one state a sequence (recurrent, hybrid), which cannot be cut."""
+        return bool(_lib().llama_model_is_recurrent(self.handle) or _lib().llama_model_is_hybrid(self.handle))
+
+    @property
+    def window(self) -> int:
+        """Tokens that some layers look back, in a model with sliding-window attention; else 0."""
+        return int(_lib().llama_model_n_swa(self.handle))
 
     @property
     def chat_template(self) -> str | None:
@@ -225,7 +264,10 @@ def _check_gguf(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ContextParams:
-    """Sizes of one context: KV cells in all, tokens a batch, sequences, threads for one token and for many."""
+    """Sizes of one context: KV cells in all, tokens a batch, sequences, threads for one token and for many.
+
+    `n_ubatch` is how many tokens of a batch are computed together: all of them where it is None.
+    """
 
     n_ctx: int
     n_batch: int
@@ -233,6 +275,7 @@ class ContextParams:
     n_threads: int
     n_threads_batch: int
     flash_attention: bool | None = None
+    n_ubatch: int | None = None
 
 
 class Context:
@@ -241,7 +284,7 @@ class Context:
     def __init__(self, model: Model, params: ContextParams) -> None:
         self.model, self.params = model, params
         self.abort = AbortFlag()
-        self._callback = self.abort.callback()
+        self._callback = self.abort.callback(_lib().llama_cpp.ggml_abort_callback)
         self._ctx: Any = _lib().llama_init_from_model(model.handle, self._native(params))
         if not self._ctx:
             raise EngineError(
@@ -250,13 +293,13 @@ class Context:
             )
         model.contexts.append(self)
         self.n_ctx = int(_lib().llama_n_ctx(self._ctx))
-        self._batch = _Batch(params.n_batch)
+        self._batch = Batch(params.n_batch, _lib().llama_batch())
         self.n_vocab = model.vocabulary.size
 
     def _native(self, params: ContextParams) -> Any:
         native = _lib().llama_context_default_params()
         native.n_ctx, native.n_seq_max = params.n_ctx, params.n_seq
-        native.n_batch = native.n_ubatch = params.n_batch
+        native.n_batch, native.n_ubatch = params.n_batch, params.n_ubatch or params.n_batch
         native.n_threads, native.n_threads_batch = params.n_threads, params.n_threads_batch
         native.kv_unified = native.no_perf = True
         if params.flash_attention is not None:
@@ -278,6 +321,10 @@ class Context:
             raise EngineError(f"llama.cpp could not decode a batch of {batch.n_tokens} tokens (status {status})")
         return bool(status == 0)
 
+    def set_threads(self, one: int, many: int) -> None:
+        """Use so many threads for batches of one token, and of more."""
+        _lib().llama_set_n_threads(self.handle, one, many)
+
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return the logits (n_vocab,) of batch entry `row`: a view, valid until the next decode, writable.
 
@@ -295,11 +342,35 @@ class Context:
         _lib().llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def cut(self, sequence: int, start: int) -> None:
-        """Forget positions `start` and later of `sequence`."""
+        """Forget positions `start` and later of `sequence`. Raises `EngineError` where `whole` forbids that."""
         if not _lib().llama_memory_seq_rm(self._memory, sequence, start, -1):
-            _lib().llama_memory_seq_rm(self._memory, sequence, -1, -1)
-            if start:
-                raise EngineError(f"the cache of {self.model.path.name} cannot be cut; it was cleared")
+            raise EngineError(f"the cache of {self.model.path.name} cannot be cut")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that a state depends on beside the weights."""
+        params = self.params
+        sizes = {"n_ctx": self.n_ctx, "n_seq": params.n_seq, "flash_attention": params.flash_attention}
+        return {"llama_cpp": _lib().__version__, **sizes}
+
+    def state(self, sequence: int) -> bytes:
+        """Return all that the cache holds of `sequence`."""
+        size = _lib().llama_state_seq_get_size(self.handle, sequence)
+        data = (ctypes.c_uint8 * size)()
+        written = _lib().llama_state_seq_get_data(self.handle, data, size, sequence)
+        return bytes(memoryview(data)[:written])
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Fill the empty `sequence` with what `state` returned; false, with nothing filled, if it does not fit.
+
+        llama.cpp checks little of it: only ever hand it what an equal context of the same model wrote.
+        """
+        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        return bool(_lib().llama_state_seq_set_data(self.handle, data, len(state), sequence))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        _lib().llama_memory_clear(self._memory, False)
 
     def close(self) -> None:
         """Free the cache and the compute buffers."""
@@ -318,40 +389,6 @@ class Context:
     @property
     def _memory(self) -> Any:
         return _lib().llama_get_memory(self.handle)
-
-
-class _Batch:
-    """llama.cpp's batch over arrays that numpy owns, so that a step costs no per-token ctypes call."""
-
-    def __init__(self, size: int) -> None:
-        import numpy as np
-
-        self.token, self.pos, self.seq = (np.zeros(size, np.int32) for _ in range(3))
-        self.n_seq_id, self.wanted = np.ones(size, np.int32), np.zeros(size, np.int8)
-        self.seq_rows = self.seq.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
-        native = _lib().llama_batch()
-        pointers: dict[str, NDArray[Any]] = {
-            "token": self.token, "pos": self.pos, "n_seq_id": self.n_seq_id, "seq_id": self.seq_rows,
-            "logits": self.wanted,
-        }  # fmt: skip
-        for name, array in pointers.items():
-            setattr(native, name, ctypes.cast(array.ctypes.data, dict(native._fields_)[name]))
-        self.native = native
-
-    def fill(self, chunks: Sequence[Chunk]) -> Any:
-        import numpy as np
-
-        at = 0
-        for chunk in chunks:
-            end = at + len(chunk.tokens)
-            self.token[at:end] = chunk.tokens
-            self.pos[at:end] = np.arange(chunk.start, chunk.start + len(chunk.tokens))
-            self.seq[at:end] = chunk.sequence
-            self.wanted[at:end] = 0
-            self.wanted[end - chunk.rows : end] = 1
-            at = end
-        self.native.n_tokens = at
-        return self.native
 
 
 class Sampler:

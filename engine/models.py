@@ -1,17 +1,18 @@
-"""Role → loaded model. Models load when first used and stay until unloaded; the compute thread calls everything."""
+"""Role → loaded model: which there are, how one is made on the loader thread, and which the compute thread holds."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from engine.errors import ConfigError, EngineClosed, InvalidInput, ModelNotFound
 from engine.inputs import check_text
+from engine.loader import Heed, Load, NotLoaded
 from engine.metrics import Progress, ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.models")
 T = TypeVar("T", "Runner", "Embedder")
+Tell = Callable[[float], None]  # takes which part of a load is done; raises where the load is to end
 Name = str | os.PathLike[str]
 Key = tuple[str, str | None]
 
@@ -87,14 +89,44 @@ def _key(spec: ModelSpec) -> Key:
     return spec.name, spec.source.path  # files in two folders may have one name
 
 
+class _Told:
+    """Tells a caller's callback how far a load is, each percent once."""
+
+    def __init__(self, name: str, progress: ProgressCallback | None, heed: Heed) -> None:
+        self._task, self._progress, self._heed = f"load {name}", progress, heed
+        self._percent = -1
+
+    def part(self, done: float) -> None:
+        """Tell the part of the weights that is read. Raises `Cancelled`, and what the callback raises."""
+        self._heed()
+        self._tell(int(99 * done))
+
+    def end(self) -> None:
+        """Tell that all is done; who gave up before that is not asked again."""
+        self._tell(100)
+
+    def _tell(self, percent: int) -> None:
+        if percent > self._percent:
+            self._percent = percent
+            report(self._progress, Progress(self._task, percent, 100, "percent"))
+
+
 class Models:
-    """The models of one engine. Only `specs`, `loaded` and `steppable` may be used from other threads."""
+    """The models of one engine; `prefixes` is the folder in which what they computed of instructions is kept.
+
+    Any thread may use `specs`, `spec`, `loaded` and `steppable`, and look with `get`, `runner` and `embedder`; what
+    these return belongs to the compute thread, which alone calls the rest.
+    """
 
     def __init__(
-        self, config: Config, specs: Mapping[str, ModelSpec], progress: ProgressCallback | None = None
+        self,
+        config: Config,
+        specs: Mapping[str, ModelSpec],
+        progress: ProgressCallback | None = None,
+        prefixes: Path | None = None,
     ) -> None:
         self.specs = dict(specs)
-        self._config, self._progress = config, progress
+        self._config, self._progress, self._prefixes = config, progress, prefixes
         self._runners: dict[Key, Runner] = {}
         self._embedders: dict[Key, Embedder] = {}
         self._took: dict[Key, tuple[ModelSpec, float]] = {}
@@ -109,35 +141,47 @@ class Models:
             raise ConfigError(f"this profile names no {name} model; name one in models.toml or in Engine(models=…).")
         return self.specs.get(name) or find_spec(self._config, name)
 
+    def name(self, name: str) -> str:
+        """Return what the model of a role or name is called. Raises as `spec` does."""
+        return self.spec(name).name
+
+    def wanted(self, name: str) -> list[ModelSpec]:
+        """Return the entries of a profile, of a role or of a name. Raises as `spec` does."""
+        if name not in self._config.profiles:
+            return [self.spec(name)]
+        roles = resolve_roles(self._config, name, {})  # nothing falls back yet, so that model is left out
+        return list({spec.name: spec for role, spec in roles.items() if role != "fallback"}.values())
+
+    def key(self, name: str) -> Key:
+        """Return what the model of a role or name is loaded as."""
+        return _key(self.spec(name))
+
+    def get(self, name: str) -> Runner | Embedder:
+        """Return the model of a role or name, or raise `NotLoaded`."""
+        return self.runner(name) if self.spec(name).kind == "llm" else self.embedder(name)
+
     def runner(self, name: str) -> Runner:
-        """Return the chat model of a role or name, loading it if need be."""
+        """Return the chat model of a role or name, or raise `NotLoaded`."""
         spec = self.spec(name)
         if spec.kind != "llm":
             raise InvalidInput(f"{spec.name} is an embedding model and cannot chat")
-        return self._get(self._runners, spec, self._load_runner)
+        return self._get(self._runners, spec, self._load_runner, self._close_runner)
 
     def embedder(self, name: str = "embedding") -> Embedder:
-        """Return the embedding model of a role or name, loading it if need be."""
+        """Return the embedding model of a role or name, or raise `NotLoaded`."""
         spec = self.spec(name)
         if spec.kind != "embedding":
             raise InvalidInput(f"{spec.name} is a chat model and cannot embed")
-        return self._get(self._embedders, spec, self._load_embedder)
-
-    def load(self, name: str) -> None:
-        """Load the model of a role or name now."""
-        if self.spec(name).kind == "llm":
-            self.runner(name)
-        else:
-            self.embedder(name)
+        return self._get(self._embedders, spec, self._load_embedder, self._close_embedder)
 
     def unload(self, name: str) -> bool:
         """Free the model of a role or name; its running requests end with `EngineClosed`."""
         spec = self.spec(name)
         self._took.pop(_key(spec), None)
         if runner := self._runners.pop(_key(spec), None):
-            runner.close(EngineClosed(f"{spec.name} was unloaded"))
+            self._close_runner(runner)
         if embedder := self._embedders.pop(_key(spec), None):
-            embedder.close()
+            self._close_embedder(embedder)
         self._publish()
         return bool(runner or embedder)
 
@@ -156,29 +200,60 @@ class Models:
         self._took.clear()
         self._publish()
 
-    def _get(self, models: dict[Key, T], spec: ModelSpec, load: Callable[[ModelSpec], T]) -> T:
+    def _get(
+        self, models: dict[Key, T], spec: ModelSpec, load: Callable[[ModelSpec, Tell], T], free: Callable[[T], object]
+    ) -> T:
         key = _key(spec)
-        if key not in models:
-            began = time.perf_counter()
-            report(self._progress, Progress(f"load {spec.name}", 0, 1, "model"))
-            models[key] = load(spec)
-            seconds = time.perf_counter() - began
-            self._took[key] = spec, seconds
-            self._publish()
-            report(self._progress, Progress(f"load {spec.name}", 1, 1, "model"))
-            _log.info("loaded %s in %.1f s", spec.name, seconds)
-        return models[key]
+        if found := models.get(key):
+            return found
+        present = partial(models.__contains__, key)
+        make, adopt = partial(self._make, spec, load, free), partial(self._adopt, models, spec)
+        raise NotLoaded(Load(key, spec.name, present, make, adopt, free))
 
-    def _load_runner(self, spec: ModelSpec) -> Runner:
+    def _make(
+        self, spec: ModelSpec, load: Callable[[ModelSpec, Tell], T], free: Callable[[T], object], heed: Heed
+    ) -> T:
+        """On the loader thread."""
+        told = _Told(spec.name, self._progress, heed)
+        told.part(0.0)
+        model = load(spec, told.part)
+        try:
+            told.end()
+        except BaseException:
+            free(model)
+            raise
+        return model
+
+    def _adopt(self, models: dict[Key, T], spec: ModelSpec, model: T, seconds: float) -> None:
+        models[_key(spec)] = model
+        self._took[_key(spec)] = spec, seconds
+        self._publish()
+        _log.info("loaded %s in %.1f s", spec.name, seconds)
+
+    def _load_runner(self, spec: ModelSpec, tell: Tell) -> Runner:
         from engine import hub, runner
 
-        return runner.load(str(hub.locate(spec)), spec, self._config.engine)
+        path = hub.locate(spec)
+        made = runner.load(str(path), spec, self._config.engine, tell)
+        try:
+            if self._prefixes and not made.model.window:  # a state holds no more than the window, and could not be cut
+                made.restore_from(path, self._prefixes / spec.name, tell)
+        except BaseException:
+            made.close(EngineClosed(f"{spec.name} could not be loaded"))
+            raise
+        return made
 
-    def _load_embedder(self, spec: ModelSpec) -> Embedder:
+    def _load_embedder(self, spec: ModelSpec, tell: Tell) -> Embedder:
         from engine import hub
         from engine.embedder import Embedder
 
-        return Embedder(hub.locate(spec), spec)
+        return Embedder(hub.locate(spec), spec)  # a library loads it, and says nothing meanwhile
+
+    def _close_runner(self, runner: Runner) -> None:
+        runner.close(EngineClosed(f"{runner.spec.name} was unloaded"))
+
+    def _close_embedder(self, embedder: Embedder) -> None:
+        embedder.close()
 
     def _publish(self) -> None:
         """Show other threads what is loaded: tuples, replaced whole, need no lock."""

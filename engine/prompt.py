@@ -56,6 +56,8 @@ class _Mark:
     @classmethod
     def of(cls, content: str) -> _Mark:
         core = content.strip()
+        if not core:  # nothing to forge with, and a template may trim around it
+            return cls("", "", content)
         word = f"m{secrets.token_hex(16)}"  # _MARK finds it
         lead = content[: len(content) - len(content.lstrip())]
         tail = content[len(lead) + len(core) :]
@@ -78,8 +80,9 @@ class ChatTemplate:
         """
         if limit is not None:
             self._check_size(turns, limit)
-        marks = [_Mark.of(turn.content) for turn in turns]
-        rendered = self._render([(turn.role, mark.shown) for turn, mark in zip(turns, marks, strict=True)])
+        shown = [_Mark.of(turn.content) for turn in turns]
+        rendered = self._render([(turn.role, mark.shown) for turn, mark in zip(turns, shown, strict=True)])
+        marks = [mark for mark in shown if mark.word]
         _check_whole(rendered, marks)
         ids = [token for part in self._parts(rendered, marks) for token in self._ids(part)]
         return self._with_bos(ids)

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from engine.cache import Clear, Cut, Fork, Operation, common_prefix
 from engine.errors import ConfigError, EngineError
 from engine.generation import Generation, Request, draw_seed
-from engine.scheduler import Chunk, Fork, Limits, Scheduler
+from engine.pace import USUAL, Pace
+from engine.prefixes import Prefix, Prefixes, model_sha256
+from engine.scheduler import Chunk, Limits, Scheduler
 from engine.scoring import Scoring
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.config import EngineTable, ModelSpec
     from engine.constrain import Constraints, Grammar, Matcher
+    from engine.guard import Guard
     from engine.inputs import Turn
     from engine.llama import Context, Model
     from engine.prompt import ChatTemplate
     from engine.sampling import SamplingParams
 
 _log = logging.getLogger("engine.runner")
+_INSTRUCTIONS = 64  # sets of instructing turns whose tokens are remembered
 _SPARE_SEQUENCES = 24  # finished sequences kept for their prefixes beside the running ones
 
 
 class Runner:
     """A model, its context and its scheduler."""
 
-    def __init__(self, model: Model, context: Context, spec: ModelSpec, parallel: int) -> None:
+    def __init__(self, model: Model, context: Context, spec: ModelSpec, parallel: int, pace: Pace = USUAL) -> None:
         self.model, self.spec = model, spec
         self._context = context
         self._requests: dict[int, Request] = {}
+        self._instructions: dict[tuple[Turn, ...], list[int]] = {}
+        self._prefixes: Prefixes | None = None
         self.scheduler = Scheduler(
             Limits(
                 cells=context.n_ctx,
                 sequences=context.params.n_seq,
                 batch=context.params.n_batch,
                 parallel=parallel,
-                prefill_beside=max(32, context.params.n_batch // 8),
+                beside=partial(pace.beside, most=context.params.n_batch),
+                whole=model.whole,
             )
         )
 
@@ -50,6 +61,34 @@ class Runner:
         """Return the prompt of a conversation. Raises `ContextOverflow`, `InvalidInput`."""
         return self._template.encode(turns, limit=self.scheduler.limits.cells)
 
+    def instruction(self, turns: Sequence[Turn], prompt: Sequence[int]) -> int:
+        """Return how many leading tokens of `prompt`, made of `turns`, do not depend on what the last turn says."""
+        head = tuple(turns[:-1])
+        if head not in self._instructions:
+            if len(self._instructions) >= _INSTRUCTIONS:
+                self._instructions.clear()
+            one, other = (self.encode([*head, replace(turns[-1], content=word)]) for word in ("a", "가"))
+            self._instructions[head] = one[: common_prefix(one, other, len(one))]
+        known = self._instructions[head]
+        return len(known) if prompt[: len(known)] == known else 0
+
+    def restore_from(self, path: Path, folder: Path, tell: Callable[[float], object]) -> None:
+        """Take the pinned prefixes of the model file `path` from `folder`, and keep new ones there from now on.
+
+        `tell` is called while the file is read, to know it by its sha256; what it raises is raised here.
+        """
+        try:
+            sha256 = model_sha256(path, folder, lambda: tell(1.0))
+        except OSError as error:
+            _log.warning("prefixes are not kept for the next start: %s", error.strerror)
+            return
+        self._prefixes = Prefixes(folder, {"model": sha256, **self._context.identity})
+        for prefix in self._prefixes.read():
+            sequence = self.scheduler.cache.adopt(prefix.tokens)
+            if sequence is not None and not self._context.restore(sequence, prefix.state):
+                self.scheduler.cache.release(sequence)
+                self._prefixes.remove(prefix.tokens)
+
     def generate(self, generation: Generation, params: SamplingParams) -> None:
         """Queue an answer. Raises `ContextOverflow`."""
         from engine.llama import Sampler
@@ -57,7 +96,8 @@ class Runner:
         vocabulary = self.model.vocabulary
         self.submit(generation)
         try:
-            generation.begin(vocabulary, Sampler(params, draw_seed(params), vocabulary.size))
+            guard = self._guard if params.han is False else None
+            generation.begin(vocabulary, Sampler(params, draw_seed(params), vocabulary.size), guard)
         except BaseException as error:
             generation.fail(error)
             raise
@@ -65,9 +105,9 @@ class Runner:
             if generation.over:
                 self._end(generation)
 
-    def score(self, prompt: list[int], labels: Sequence[str]) -> Scoring:
-        """Queue the weighing of `labels` as continuations of `prompt`."""
-        scoring = Scoring(prompt, [self.model.vocabulary.tokenize(label) for label in labels], self.submit)
+    def score(self, prompt: list[int], labels: Sequence[str], *, pin: int = 0) -> Scoring:
+        """Queue the weighing of `labels` as continuations of `prompt`, of which `pin` tokens are an instruction."""
+        scoring = Scoring(prompt, [self.model.vocabulary.tokenize(label) for label in labels], pin=pin)
         self.submit(scoring)
         return scoring
 
@@ -89,18 +129,15 @@ class Runner:
         self._context.abort.clear()  # before looking for cancelled requests, so that no cancel is missed
         self._drop_cancelled()
         plan = self.scheduler.plan()
-        for operation in plan.operations:
-            if isinstance(operation, Fork):
-                self._context.fork(operation.source, operation.target, operation.length)
-            else:
-                self._context.cut(operation.sequence, operation.start)
+        self._carry_out(plan.operations)
         if not plan.chunks:
             return
         if not self._context.decode(plan.chunks):
-            self._roll_back(plan.chunks)
+            self.scheduler.abandon(plan)
             return
-        self.scheduler.commit(plan)
+        pinned = self.scheduler.commit(plan)
         self._advance(plan.chunks)
+        self._store(pinned)
 
     def fail_all(self, error: BaseException) -> None:
         """End every request with `error`; the cache is dropped, since nobody knows what it holds."""
@@ -120,23 +157,37 @@ class Runner:
             self._end(request)
             request.stop()
 
-    def _roll_back(self, chunks: Sequence[Chunk]) -> None:
-        """Finished micro-batches of an aborted decode stay in the cache: cut each sequence to what is recorded."""
-        for chunk in chunks:
-            self._context.cut(chunk.sequence, chunk.start)
+    def _store(self, pinned: Sequence[int]) -> None:
+        """Keep new pins for the next process; their forks must be carried out first."""
+        if pinned and self._prefixes:
+            self._carry_out(self.scheduler.cache.take_operations())
+            for sequence in pinned:
+                if self.scheduler.cache.is_pinned(sequence):
+                    tokens = self.scheduler.cache.sequences[sequence].tokens
+                    self._prefixes.write(Prefix(tokens, self._context.state(sequence)))
+
+    def _carry_out(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            match operation:
+                case Fork(source, target, length):
+                    self._context.fork(source, target, length)
+                case Cut(sequence, start):
+                    self._context.cut(sequence, start)
+                case Clear():
+                    self._context.clear()
 
     def _advance(self, chunks: Sequence[Chunk]) -> None:
         first = 0
         for chunk in chunks:
             end = first + len(chunk.tokens)
-            request = self._requests[id(chunk.job)]
-            if chunk.rows and self._advance_one(request, range(end - chunk.rows, end)):
+            request = self._requests.get(id(chunk.job))  # gone if another of its chunks failed
+            if request and chunk.rows and self._advance_one(request, range(end - chunk.rows, end), chunk.branch):
                 self._end(request)
             first = end
 
-    def _advance_one(self, request: Request, rows: Sequence[int]) -> bool:
+    def _advance_one(self, request: Request, rows: Sequence[int], branch: int | None) -> bool:
         try:
-            return request.advance(self._context, rows)
+            return request.advance(self._context, rows, branch)
         except Exception as error:  # noqa: BLE001 - one request's failure must not end the others
             if not isinstance(error, EngineError):
                 _log.error("a request failed inside the engine: %s", type(error).__name__)
@@ -159,6 +210,12 @@ class Runner:
         return ChatTemplate(self.model.vocabulary, source, self.spec.template_args)
 
     @cached_property
+    def _guard(self) -> Guard:
+        from engine.guard import Guard
+
+        return Guard(self.model.vocabulary.pieces)
+
+    @cached_property
     def _constraints(self) -> Constraints:
         from engine.constrain import Constraints
 
@@ -166,36 +223,36 @@ class Runner:
         return Constraints(*vocabulary.raw, vocabulary.eog)
 
 
-def load(path: str, spec: ModelSpec, defaults: EngineTable) -> Runner:
-    """Load a chat model and make its context. Raises `ModelCorrupt`, `EngineError`."""
+def load(path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[float], object]) -> Runner:
+    """Load a chat model and make its context, on any thread; the first time on a machine it is measured, too.
+
+    `tell` hears which part of that is done, from 0 to 1; what it raises ends the load and is raised here.
+    Raises `ModelCorrupt`, `EngineError`.
+    """
     from pathlib import Path
 
-    from engine.llama import Context, ContextParams, Model
+    from engine.llama import Context, ContextParams, Model, has_gpu
+    from engine.tuner import settle
 
-    model = Model(Path(path), n_gpu_layers=spec.n_gpu_layers)
-    parallel, cores = spec.parallel or defaults.parallel, _cores()
+    file, on_gpu = Path(path), bool(spec.n_gpu_layers) and has_gpu()
+
+    def weights(repack: bool, listen: Callable[[float], object]) -> Model:
+        return Model(file, n_gpu_layers=spec.n_gpu_layers, repack=repack, listen=listen)
+
+    model, tuning = settle(file, weights, on_gpu, tell)
+    parallel = spec.parallel or defaults.parallel
     n_seq = parallel + _SPARE_SEQUENCES
     try:
         params = ContextParams(
             n_ctx=min(spec.n_ctx or defaults.n_ctx, model.context_length),
             n_batch=max(defaults.n_batch, n_seq),  # llama.cpp aborts the process where it is less
             n_seq=n_seq,
-            # threads spin while they wait for each other: beside a busy host all cores decode two to three times
-            # slower than half of them, while prefill never loses (DECISIONS, 2026-11-22)
-            n_threads=spec.n_threads or max(1, cores // 2),
-            n_threads_batch=spec.n_threads or cores,
+            n_threads=spec.n_threads or tuning.n_threads,
+            n_threads_batch=spec.n_threads or tuning.n_threads_batch,
             flash_attention=spec.flash_attention,
+            n_ubatch=tuning.n_ubatch,
         )
-        return Runner(model, Context(model, params), spec, parallel)
+        return Runner(model, Context(model, params), spec, parallel, tuning.pace)
     except BaseException:
         model.close()
         raise
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

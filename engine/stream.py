@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from engine.errors import Cancelled
 from engine.generation import Finished
-from engine.worker import LOOK_UP, cancels
+from engine.metrics import Usage
+from engine.worker import LOOK_UP, Scope, cancels
 
 if TYPE_CHECKING:
     from engine.tasks import Reply
@@ -46,20 +49,25 @@ class Stream:
         self._reply: Reply | None = None
         self._error: BaseException | None = None
         self._cancelled = False
-        self._lock = threading.Lock()
+        self._beginning = Scope()
+        self._lock = threading.RLock()
 
     def open(self) -> Self:
         """Start now; errors of input and loading are raised here."""
-        with self._lock:
-            if self._source is None:
-                self._source = self._start()
-        if self._cancelled:
+        with cancels(self.cancel), self._lock, self._beginning.entered():
+            if self._source is None and not self._over:
+                self._begin()
+        if self._cancelled and self._source is not None:
             self._source.cancel()
         return self
 
     def cancel(self) -> None:
-        """Stop the generation, from any thread; iteration ends quietly and the text so far stays."""
+        """Stop the generation, from any thread, also while its model loads.
+
+        Iteration ends quietly and the text so far stays.
+        """
         self._cancelled = True
+        self._beginning.cancel()
         if self._source is not None:
             self._source.cancel()
 
@@ -75,21 +83,31 @@ class Stream:
         return self
 
     def __next__(self) -> str:
-        if self._reply is None and self._error is None:
-            source = self._opened()
-            event = self._next_event(source)
+        if self._source is None and not self._over:
+            self.open()
+        if self._source is not None and not self._over:
+            event = self._next_event(self._source)
             if isinstance(event, str):
                 return event
-            source.out.put(event)  # another thread may wait for the end of this stream, too
+            self._source.out.put(event)  # another thread may wait for the end of this stream, too
             self._end(event)
         if self._error is not None:
             raise self._error
         raise StopIteration
 
-    def _opened(self) -> Source:
-        self.open()
-        assert self._source is not None
-        return self._source
+    @property
+    def _over(self) -> bool:
+        return self._reply is not None or self._error is not None
+
+    def _begin(self) -> None:
+        began = time.perf_counter()
+        try:
+            self._source = self._start()
+        except Cancelled:
+            if not self._cancelled:
+                raise
+            seconds = time.perf_counter() - began
+            self._end(Finished("", "cancelled", Usage(0, 0, 0, 0, seconds, seconds)))
 
     def _next_event(self, source: Source) -> str | Finished | BaseException:
         with cancels(self.cancel):
@@ -102,7 +120,7 @@ class Stream:
     def _end(self, event: Finished | BaseException) -> None:
         """Keep how the stream ended; an answer that cannot be parsed is an end as well."""
         with self._lock:
-            if self._reply is not None or self._error is not None:
+            if self._over:
                 return
             if isinstance(event, BaseException):
                 self._error = event
@@ -144,7 +162,7 @@ class Stream:
 
     def close(self) -> None:
         """Stop the generation if it still runs."""
-        if self._reply is None and self._error is None:
+        if not self._over:
             self.cancel()
 
     def __del__(self) -> None:

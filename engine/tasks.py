@@ -32,7 +32,11 @@ _EMBEDDING_TEMPERATURE = 0.02  # e5 cosines lie close together; a guess until ca
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A chat answer. `parsed` is the value where a schema was given and the answer ended; else None."""
+    """A chat answer.
+
+    `parsed` is the value where a schema was given and the answer ended, or was cut by `max_tokens` and could be
+    closed; else None.
+    """
 
     text: str
     model: str

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engine.embedder import Embedder
     from engine.models import Models
     from engine.worker import Worker
 
@@ -49,14 +50,16 @@ class Vectors:
         """Return (n, d) float32, unit length. Raises `ModelNotFound`, `EngineClosed`, `Cancelled`."""
         import numpy as np
 
+        get = partial(self._models.embedder, role)
         if not texts:
-            return np.zeros((0, self._worker.call(lambda: self._models.embedder(role).dim)), np.float32)
+            return np.zeros((0, self._worker.call_with(get, lambda model: model.dim)), np.float32)
         parts = []
         for at in range(0, len(texts), _AT_ONCE):
-            parts.append(self._worker.call(partial(self._job, texts[at : at + _AT_ONCE], kind, role)))
+            parts.append(self._worker.call_with(get, partial(_embed, texts[at : at + _AT_ONCE], kind)))
             if len(texts) > _AT_ONCE:
                 report(self._progress, Progress("embed", min(at + _AT_ONCE, len(texts)), len(texts), "texts"))
         return np.concatenate(parts)
 
-    def _job(self, texts: list[str], kind: TextKind, role: str) -> NDArray[np.float32]:
-        return self._models.embedder(role).embed(texts, kind)
+
+def _embed(texts: list[str], kind: TextKind, model: Embedder) -> NDArray[np.float32]:
+    return model.embed(texts, kind)

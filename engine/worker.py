@@ -1,7 +1,8 @@
 """The one compute thread: it owns every native handle. Jobs go in, results and pieces come out.
 
 Callers wait on futures and queues, so they can be interrupted, cancelled and timed out; the thread itself never
-waits for a caller. Between two jobs it gives every busy model one step, and the other way round.
+waits for a caller, nor for a load: those run beside it, on the loader thread. Between two jobs it gives every busy
+model one step, and the other way round.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import ContextVar
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from engine.errors import Cancelled, EngineClosed, EngineError
+from engine.loader import Load, Loader, NotLoaded
 
 _log = logging.getLogger("engine.worker")
 _CLOSED = "the engine is closed; make a new Engine"
 LOOK_UP = 1.0  # seconds after which a waiting caller looks up: Windows shows a Ctrl-C only between two waits
+_TRIES = 8  # loads for one call, where others unload the model again and again
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 class Steppable(Protocol):
@@ -36,10 +41,19 @@ class Steppable(Protocol):
 
 
 class Owner(Protocol):
-    """What the thread works for: models that it loads, steps and frees."""
+    """What the thread works for: models that it adopts, steps and frees."""
 
     def steppable(self) -> Iterable[Steppable]: ...
     def close(self, error: BaseException) -> None: ...
+
+
+class Stoppable(Protocol):
+    """What a job has begun, and its caller may stop from any thread."""
+
+    def cancel(self) -> None: ...
+
+
+S = TypeVar("S", bound=Stoppable)
 
 
 class Scope:
@@ -73,6 +87,15 @@ class Scope:
             with self._lock:
                 self._undo.remove(stop)
 
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let what begins inside the block belong to this scope."""
+        token = SCOPE.set(self)
+        try:
+            yield
+        finally:
+            SCOPE.reset(token)
+
 
 SCOPE: ContextVar[Scope | None] = ContextVar("gieok_scope", default=None)
 
@@ -95,8 +118,9 @@ class Worker:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._jobs: SimpleQueue[tuple[Future[object], Callable[[], object]] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # not a plain one: the garbage collector may close an engine inside
         self._thread: threading.Thread | None = None
+        self._loader = Loader(self.post)
         self._ended: str | None = None
         self._pid = os.getpid()
 
@@ -108,31 +132,85 @@ class Worker:
             raise EngineClosed(self._ended)
 
     def call(self, job: Callable[[], T]) -> T:
-        """Run `job` on the compute thread and return its result, or raise what it raised."""
+        """Run `job` on the compute thread and return its result, or raise what it raised.
+
+        A caller who is cancelled gets `Cancelled` at once: a job that waits does not run, one that runs does so for
+        nothing.
+        """
+        self._check_caller()
+        future = self.post(job)
+        return _await(future, partial(_give_up, future))
+
+    def call_with(self, get: Callable[[], M], job: Callable[[M], T]) -> T:
+        """Run `job` with the model that `get` returns, which is loaded first if `get` raises `NotLoaded`.
+
+        `get` is also tried on the caller's own thread, so that a load never waits for a step. Raises what the load
+        raised too, and `EngineClosed` if the model is unloaded each time before it can be used.
+        """
+        self._check_caller()
+        for _ in range(_TRIES):
+            try:
+                get()
+                return self.call(lambda: job(get()))
+            except NotLoaded as absent:
+                load = absent.load
+            self._load(load)
+        raise EngineClosed(f"{load.name} was unloaded {_TRIES} times before it could be used")
+
+    def call_without(self, key: Callable[[], Hashable], job: Callable[[], T]) -> T:
+        """Give up the load of what `key` returns, if one is under way, and run `job`."""
+        self.check()
+        self._loader.call_off(key())
+        return self.call(job)
+
+    def start(self, get: Callable[[], M], begin: Callable[[M], S]) -> S:
+        """Run `begin` like a job of `call_with`; what it began is cancelled if the caller does not live to see it."""
+        begun: list[S] = []
+        given_up = threading.Event()
+
+        def job(model: M) -> S:
+            begun.append(begin(model))
+            if given_up.is_set():
+                begun[0].cancel()
+            return begun[0]
+
+        def give_up() -> None:
+            given_up.set()
+            for one in begun:
+                one.cancel()
+
+        with cancels(give_up):
+            return self.call_with(get, job)
+
+    def post(self, job: Callable[[], T]) -> Future[T]:
+        """Queue `job` and do not wait for it."""
         self.check()  # before the lock, which in a forked child may be held by a thread that is not there
-        if threading.current_thread() is self._thread:
-            raise EngineError("the engine cannot wait for itself: a progress callback called one of its methods")
         future: Future[T] = Future()
         self._put(future, job)
-        try:
-            with cancels(future.cancel):
-                return _wait(future)
-        except CancelledError:
-            raise Cancelled("the call was cancelled before it began") from None
+        return future
 
     def close(self) -> None:
-        """End the thread and free all models; running and waiting calls raise `EngineClosed`."""
+        """End both threads and free all models; running and waiting calls and loads raise `EngineClosed`."""
         if os.getpid() != self._pid:
             return
         with self._lock:
             thread, self._ended = self._thread, self._ended or _CLOSED
             self._jobs.put(None)  # only wakes the thread; that it must end, `_ended` says
-        if thread is None:
-            return
+        self._loader.stop(self._ended)
         for model in list(self._owner.steppable()):
             model.interrupt()
-        if thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
+        self._loader.join()
+
+    def _check_caller(self) -> None:
+        self.check()
+        if threading.current_thread() in (self._thread, self._loader.thread):
+            raise EngineError("the engine cannot wait for itself: a progress callback called one of its methods")
+
+    def _load(self, load: Load) -> None:
+        waiter = self._loader.ask(load)
+        _await(waiter, waiter.cancel)
 
     def _put(self, future: Future[T], job: Callable[[], T]) -> None:
         with self._lock:
@@ -172,6 +250,7 @@ class Worker:
     def _end(self, reason: BaseException) -> None:
         with self._lock:
             self._ended = str(reason)
+        self._loader.stop(self._ended)
         try:
             self._owner.close(reason)
         except Exception as error:  # noqa: BLE001 - nor for this
@@ -182,7 +261,8 @@ class Worker:
                 job[0].set_exception(reason)
 
 
-def _wait(future: Future[T]) -> T:
+def wait(future: Future[T]) -> T:
+    """Return the result of `future`, or raise what it raised; a Ctrl-C ends the wait on every system."""
     while True:
         try:
             return future.result(LOOK_UP)
@@ -191,17 +271,35 @@ def _wait(future: Future[T]) -> T:
                 return future.result()
 
 
+def _await(future: Future[T], stop: Callable[[], object]) -> T:
+    try:
+        with cancels(stop):
+            return wait(future)
+    except CancelledError:
+        raise Cancelled("the call was cancelled") from None
+
+
+def _give_up(future: Future[T]) -> None:
+    """Let the caller go on at once, though the job may be running."""
+    if not future.cancel():
+        with contextlib.suppress(InvalidStateError):  # it ended just now
+            future.set_exception(Cancelled("the call was cancelled"))
+
+
 def _run_job(future: Future[object], job: Callable[[], object]) -> None:
     if not future.set_running_or_notify_cancel():
         return
+    gone = contextlib.suppress(InvalidStateError)  # the caller may have given up
     try:
         result = job()
     except BaseException as error:
-        future.set_exception(error)
+        with gone:
+            future.set_exception(error)
         if not isinstance(error, Exception):
             raise
     else:
-        future.set_result(result)
+        with gone:
+            future.set_result(result)
 
 
 def _step(model: Steppable) -> None:

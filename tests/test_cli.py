@@ -77,6 +77,8 @@ class FakeEngine:
         return call
 
 
+SPEEDS = {"prefill": 72.5, "prefill_busy": 41.0, "decode": 12.8, "decode_busy": None}
+TUNED = {"n_threads": 1, "n_threads_batch": 2, "repack": False, "n_ubatch": 256, "tokens_per_second": SPEEDS}
 ANSWERS: dict[str, Any] = {
     "stream": FakeStream(),
     "extract_memory": lambda dialogue: check_dialogue(dialogue) and ExtractedMemory(facts=(ITEM,)),
@@ -93,6 +95,19 @@ ANSWERS: dict[str, Any] = {
         {"name": "away", "installed": False, "size": None, "license": None, "note": None},
     ],
     "pull": [Path("models/here")],
+    "doctor": {
+        "python": "3.11.9",
+        "cores": 2,
+        "ram": 16_000_000_000,
+        "gpu": False,
+        "versions": {"torch": "2.1", "apsw": None},
+        "models": [
+            {"name": "big", "kind": "llm", "roles": ["chat", "summary"], "installed": True, "tuning": TUNED},
+            {"name": "new", "kind": "llm", "roles": ["extraction"], "installed": True, "tuning": None},
+            {"name": "e5", "kind": "embedding", "roles": ["embedding"], "installed": True, "tuning": None},
+            {"name": "away", "kind": "llm", "roles": ["fallback"], "installed": False, "tuning": None},
+        ],
+    },
     "status": Status("starter", "/h", "/m", (LoadedModel("fake", "llm", ("chat",), 1.0),), 5),
 }
 
@@ -126,6 +141,8 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["models", "list"], "catalogue"),
     (["models", "pull", "starter"], "pull"),
     (["status"], "status"),
+    (["doctor"], "doctor"),
+    (["doctor", "--retune"], "doctor"),
 ]
 
 
@@ -217,6 +234,27 @@ def test_the_catalogue_tells_no_size_that_is_not_known(fake: FakeEngine, capsys:
     here, away = capsys.readouterr().out.splitlines()
     assert here.split() == ["✓", "here", "0.1", "GB", "MIT", "(small)"]
     assert away.split() == ["away", "?", "?"]
+
+
+def test_the_doctor_shows_how_every_model_runs(fake: FakeEngine, capsys: Output) -> None:
+    assert cli.main(["doctor"]) == 0
+    speeds = "tokens/s: prefill 72.5 (41.0 beside a busy host), decode 12.8 (?)"
+    facts, models = (lines.splitlines() for lines in capsys.readouterr().out.split("big\t"))
+    assert facts == ["python\t3.11.9", "cores\t2", "ram\t16.0 GB", "gpu\tFalse", "torch\t2.1", "apsw\tNone"]
+    assert models == [
+        f"chat, summary\tthreads 1, for batches 2; not repacked; micro-batch 256; {speeds}",
+        "new\textraction\tnot measured yet: measured at first load",
+        "e5\tembedding\tinstalled",
+        "away\tfallback\tnot installed",
+    ]
+
+
+@pytest.mark.parametrize(("given", "retune"), [([], False), (["--retune"], True), (["--retune", "chat"], "chat")])
+def test_what_the_doctor_is_to_measure_reaches_the_engine(
+    fake: FakeEngine, given: list[str], retune: bool | str
+) -> None:
+    assert cli.main(["doctor", *given]) == 0
+    assert fake.calls == [("doctor", (), {"retune": retune})]
 
 
 def test_options_reach_the_engine(fake: FakeEngine) -> None:

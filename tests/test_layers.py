@@ -23,10 +23,11 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 FLOORS = (
     {"errors", "metrics", "inputs", "sampling", "instructions", "toml_lines", "config"},
     {
-        "hub", "wheel", "convert", "prompt", "constrain", "scheduler", "detokenize", "llama", "embedder",
-        "index", "store", "korean",
+        "hub", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
+        "scheduler", "detokenize", "llama", "embedder", "index", "store", "korean", "loader",
+        "tuning", "batch", "abort",
     },
-    {"generation", "scoring", "runner", "records", "memory", "models", "tasks"},
+    {"generation", "scoring", "runner", "records", "memory", "models", "tasks", "tuner", "doctor"},
     {"worker", "stream", "twins", "vectors", "classifier", "answers"},
     {"engine", ""},  # the facade, and the package itself, which only names what is public
     {"cli", "demo", "__main__"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.abort import AbortFlag
 from engine.errors import EngineClosed, EngineError, ModelCorrupt
-from engine.llama import AbortFlag, Context, ContextParams, Model, Sampler
+from engine.llama import Context, ContextParams, Model, Sampler
 from engine.sampling import SamplingParams
 from engine.scheduler import Chunk, Job
 
@@ -317,7 +319,7 @@ def test_an_abort_spares_what_was_computed_before(starter: Model, context: Conte
 
 def test_the_flag_is_what_llama_cpp_asks_for() -> None:
     flag = AbortFlag()
-    function, data = flag.callback()
+    function, data = flag.callback(ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p))
     assert not function(data)
     flag.set()
     assert function(data)

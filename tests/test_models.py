@@ -12,8 +12,11 @@ import pytest
 from engine import config
 from engine.config import Config, ModelSpec
 from engine.errors import Cancelled, ConfigError, EngineClosed, InvalidInput, ModelCorrupt, ModelNotFound
+from engine.loader import NotLoaded
 from engine.metrics import Progress
-from engine.models import LoadedModel, Models, find_spec, resolve_roles
+from engine.models import LoadedModel, Models, Tell, find_spec, resolve_roles
+
+SECONDS = 0.25
 
 
 @dataclass
@@ -34,11 +37,14 @@ def catalogue() -> Config:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
-    """Replace the two loads; every model made is listed."""
+    """Replace the two loads, which tell the half and the whole of their weights; every model made is listed."""
     made: list[Fake] = []
 
-    def load(self: Models, spec: ModelSpec) -> Any:
+    def load(self: Models, spec: ModelSpec, tell: Tell) -> Any:
+        tell(0.5)
+        tell(0.5)
         made.append(Fake(spec))
+        tell(1.0)
         return made[-1]
 
     monkeypatch.setattr(Models, "_load_runner", load)
@@ -49,6 +55,23 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
 @pytest.fixture
 def models(catalogue: Config, made: list[Fake]) -> Models:
     return Models(catalogue, resolve_roles(catalogue, "starter", {}))
+
+
+def wanted_by_all() -> None:
+    """Heed nothing: somebody waits for this load."""
+
+
+def load(models: Models, name: str, heed: Callable[[], None] = wanted_by_all) -> Any:
+    """Do what the loader thread and the compute thread do, here."""
+    try:
+        return models.get(name)
+    except NotLoaded as absent:
+        wanted = absent.load
+    made = wanted.make(heed)
+    assert not wanted.present()
+    wanted.adopt(made, SECONDS)
+    assert wanted.present()
+    return models.get(name)
 
 
 def names(models: Models) -> list[str]:
@@ -134,12 +157,12 @@ def test_the_spec_of_a_role_is_the_one_given_and_that_of_a_name_the_catalogues(c
 
 
 def test_a_role_that_the_profile_leaves_out_is_named(models: Models) -> None:
-    calls: tuple[Callable[[str], object], ...] = (models.spec, models.load, models.runner, models.unload)
+    calls: tuple[Callable[[str], object], ...] = (models.spec, models.key, models.get, models.runner, models.unload)
     for call in calls:
         with pytest.raises(ConfigError, match="names no fallback model"):
             call("fallback")
     bare = Models(models._config, {"chat": models.spec("chat")})
-    calls = (bare.spec, bare.load, bare.embedder)
+    calls = (bare.spec, bare.get, bare.embedder)
     for call in calls:
         with pytest.raises(ConfigError, match=r"names no embedding model.*models\.toml"):
             call("embedding")
@@ -153,30 +176,31 @@ def test_nothing_is_loaded_before_it_is_used(models: Models, made: list[Fake]) -
 
 
 def test_a_model_is_loaded_once_for_all_its_roles_and_names(models: Models, made: list[Fake]) -> None:
-    first = models.runner("chat")
+    first = load(models, "chat")
+    assert models.runner("chat") is first
     for name in ("summary", "extraction", "smollm2-135m-instruct", "SmolLM2-135M-Instruct"):
         assert models.runner(name) is first
     assert [model.spec.name for model in made] == ["smollm2-135m-instruct"]
     assert list(models.steppable()) == [first]
-    assert models.embedder() is models.embedder("classification")
+    assert load(models, "embedding") is models.embedder() is models.embedder("classification")
     assert [model.spec.name for model in made] == ["smollm2-135m-instruct", "multilingual-e5-small"]
     assert list(models.steppable()) == [first]
 
 
 def test_what_is_loaded_is_told_with_its_roles(models: Models) -> None:
-    models.load("chat")
-    models.load("multilingual-e5-small")
+    load(models, "chat")
+    load(models, "multilingual-e5-small")
     chat, embedding = models.loaded
     assert chat == LoadedModel("smollm2-135m-instruct", "llm", ("chat", "summary", "extraction"), chat.load_seconds)
     assert (embedding.kind, embedding.roles) == ("embedding", ("classification", "embedding"))
-    assert 0 <= chat.load_seconds < 300
+    assert chat.load_seconds == SECONDS
 
 
 def test_two_files_of_one_name_are_two_models(catalogue: Config, made: list[Fake]) -> None:
     over = {"chat": "/a/smollm2-135m-instruct.gguf", "summary": "/b/smollm2-135m-instruct.gguf"}
     models = Models(catalogue, resolve_roles(catalogue, "starter", over))
     for role in ("chat", "summary", "extraction"):
-        models.load(role)
+        load(models, role)
     assert [model.spec.source.path for model in made] == [*over.values(), None]
     assert [model.roles for model in models.loaded] == [("chat",), ("summary",), ("extraction",)]
     models.unload("summary")
@@ -186,15 +210,15 @@ def test_two_files_of_one_name_are_two_models(catalogue: Config, made: list[Fake
 
 def test_a_model_does_only_what_its_kind_can(models: Models, made: list[Fake]) -> None:
     with pytest.raises(InvalidInput, match="multilingual-e5-small is an embedding model and cannot chat"):
-        models.runner("classification")
+        models.runner("classification")  # before anything is loaded
     with pytest.raises(InvalidInput, match="smollm2-135m-instruct is a chat model and cannot embed"):
         models.embedder("chat")
     assert made == []
 
 
 def test_unloading_frees_and_the_next_use_loads_again(models: Models, made: list[Fake]) -> None:
-    models.load("chat")
-    models.load("embedding")
+    load(models, "chat")
+    load(models, "embedding")
     assert models.unload("summary") is True
     assert isinstance(made[0].closed[0], EngineClosed)
     assert "smollm2-135m-instruct was unloaded" in str(made[0].closed[0])
@@ -203,13 +227,13 @@ def test_unloading_frees_and_the_next_use_loads_again(models: Models, made: list
     assert made[1].closed == [None]
     assert models.loaded == ()
     assert models.unload("chat") is False
-    models.load("chat")
+    load(models, "chat")
     assert len(made) == 3
 
 
 def test_closing_frees_everything_once(models: Models, made: list[Fake]) -> None:
-    models.load("chat")
-    models.load("embedding")
+    load(models, "chat")
+    load(models, "embedding")
     error = EngineClosed("closed")
     models.close(error)
     models.close(error)
@@ -220,15 +244,15 @@ def test_closing_frees_everything_once(models: Models, made: list[Fake]) -> None
 def test_a_load_that_fails_leaves_nothing_behind(
     models: Models, made: list[Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Models, spec: ModelSpec) -> Any:
+    def fail(self: Models, spec: ModelSpec, tell: Tell) -> Any:
         raise ModelCorrupt("no", path="x")
 
     with monkeypatch.context() as patch:
         patch.setattr(Models, "_load_runner", fail)
         with pytest.raises(ModelCorrupt):
-            models.load("chat")
+            load(models, "chat")
     assert names(models) == []
-    models.load("chat")
+    load(models, "chat")
     assert names(models) == ["smollm2-135m-instruct"]
 
 
@@ -242,25 +266,65 @@ def listening(catalogue: Config, answer: Callable[[Progress], object]) -> Models
 def test_a_load_is_told_before_and_after_and_only_once(catalogue: Config, made: list[Fake]) -> None:
     seen: list[Progress] = []
     models = listening(catalogue, seen.append)
-    models.load("chat")
-    models.load("summary")
-    assert seen == [Progress("load smollm2-135m-instruct", done, 1, "model") for done in (0, 1)]
+    load(models, "chat")
+    load(models, "summary")
+    assert seen == [Progress("load smollm2-135m-instruct", done, 100, "percent") for done in (0, 49, 99, 100)]
+
+
+def test_a_load_that_nobody_waits_for_any_more_ends_when_it_tells_the_next_part(
+    models: Models, made: list[Fake]
+) -> None:
+    heeded: list[int] = []
+
+    def heed() -> None:
+        heeded.append(1)
+        if len(heeded) == 2:
+            raise Cancelled("nobody waits")
+
+    with pytest.raises(Cancelled):
+        load(models, "chat", heed)
+    assert (made, models.loaded) == ([], ())
+
+
+def test_a_load_that_was_given_up_too_late_is_not_asked_to_end(models: Models, made: list[Fake]) -> None:
+    def heed() -> None:
+        if made:
+            raise Cancelled("nobody waits")
+
+    def tell_nothing(self: Models, spec: ModelSpec, tell: Tell) -> Any:
+        made.append(Fake(spec))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Models, "_load_embedder", tell_nothing)
+        assert load(models, "embedding", heed) is made[0]
+    assert made[0].closed == []
+
+
+def test_what_is_never_adopted_is_freed_as_its_kind_is(models: Models) -> None:
+    for role, reason in (("chat", EngineClosed), ("embedding", type(None))):
+        with pytest.raises(NotLoaded) as absent:
+            models.get(role)
+        made = absent.value.load.make(wanted_by_all)
+        absent.value.load.free(made)
+        assert [type(one) for one in made.closed] == [reason]
+    assert models.loaded == ()
 
 
 def test_a_callback_may_call_a_load_off(catalogue: Config, made: list[Fake]) -> None:
     models = listening(catalogue, lambda event: event.done > 0)
     with pytest.raises(Cancelled):
-        models.load("chat")
+        load(models, "chat")
     assert (made, models.loaded) == ([], ())
 
 
-def test_what_is_called_off_too_late_stays_loaded(catalogue: Config, made: list[Fake]) -> None:
-    models = listening(catalogue, lambda event: event.done == 0)
+@pytest.mark.parametrize("role", ["chat", "embedding"])
+def test_what_is_called_off_at_the_last_moment_is_freed(catalogue: Config, made: list[Fake], role: str) -> None:
+    models = listening(catalogue, lambda event: event.done < event.total)
     with pytest.raises(Cancelled):
-        models.load("chat")
-    assert names(models) == ["smollm2-135m-instruct"]
-    assert models.runner("chat") is not None
-    assert len(made) == 1
+        load(models, role)
+    assert models.loaded == ()
+    assert [len(model.closed) for model in made] == [1]
 
 
 def test_a_missing_file_is_told_with_the_command_that_gets_it(
@@ -271,7 +335,7 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(
     models = Models(catalogue, resolve_roles(catalogue, "default", over))
     for role, command in (("chat", "gieok models pull qwen2.5-7b-instruct"), ("embedding", "pull bge-m3")):
         with pytest.raises(ModelNotFound, match=command):
-            models.load(role)
+            load(models, role)
     with pytest.raises(ModelNotFound, match=r"none\.gguf"):
-        models.load("summary")
+        load(models, "summary")
     assert models.loaded == ()

@@ -176,7 +176,7 @@ CONTRACT: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {  # positional
     "pull": (("name",), {"progress": None}),
     "close": ((), {}),
 }  # fmt: skip
-OURS = {"catalogue"}  # what `gieok models list` shows; not in the contract
+OURS = {"catalogue", "doctor"}  # what `gieok models list` and `gieok doctor` show; not in the contract
 PUBLIC = {name: value for name, value in vars(Engine).items() if name[0] != "_" and callable(value)}
 SYNC = {name for name in PUBLIC if not (name[0] == "a" and name[1:] in PUBLIC)}
 

@@ -35,7 +35,7 @@ def test_the_packaged_defaults_are_the_contracts() -> None:
 
 def test_the_keywords_are_those_of_the_checked_result() -> None:
     assert set(get_type_hints(Sampling)) == {field.name for field in fields(SamplingParams)}
-    assert set(DEFAULTS) == set(RANGES) - {"seed"} == set(get_type_hints(Sampling)) - {"stop", "seed"}
+    assert set(DEFAULTS) == set(RANGES) - {"seed"} == set(get_type_hints(Sampling)) - {"stop", "seed", "logit_bias", "han"}
 
 
 @given(st.fixed_dictionaries({}, optional={n: st.integers(1, 10) for n in RANGES if n not in {"top_p", "min_p"}}))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from engine.errors import Cancelled, ContextOverflow, EngineError
-from engine.generation import Request
 from engine.scoring import Scoring
 
 
@@ -29,15 +28,14 @@ def log_softmax(row: Sequence[float]) -> np.ndarray[Any, Any]:
 
 
 def score(prompt: list[int], continuations: list[list[int]], rows: dict[tuple[int, ...], list[float]]) -> list[float]:
-    """Run a scoring and its tails; `rows` are the logits that follow each run of tokens."""
-    waiting: list[Request] = []
-    scoring = Scoring(prompt, continuations, waiting.append)
-    waiting.append(scoring)
-    while waiting:
-        request = waiting.pop()
-        tokens, wanted = request.job.tokens, request.job.rows
-        given = [rows[tuple(tokens[:end])] for end in range(len(tokens) - wanted + 1, len(tokens) + 1)]
-        assert request.advance(Rows(given), range(wanted))  # type: ignore[arg-type]
+    """Run a scoring; `rows` are the logits that follow each run of tokens."""
+    scoring = Scoring(prompt, continuations)
+    done = scoring.advance(Rows([rows[tuple(prompt)]]), range(1))  # type: ignore[arg-type]
+    for number, branch in enumerate(scoring.job.branches):
+        assert not done
+        given = [rows[(*prompt, *branch[: end + 1])] for end in range(len(branch))]
+        done = scoring.advance(Rows(given), range(len(branch)), number)  # type: ignore[arg-type]
+    assert done
     return scoring.result.result(timeout=0)
 
 
@@ -55,39 +53,29 @@ def test_continuations_that_share_a_first_token_are_weighed_whole() -> None:
     np.testing.assert_allclose(found, [a[0] + b[1] + c[2], a[1], a[0] + b[2] + d[1], a[0]], rtol=1e-12)
 
 
-def test_a_tail_may_get_its_rows_in_parts() -> None:
-    waiting: list[Request] = []
-    scoring = Scoring([2], [[0, 1, 1], [0, 0]], waiting.append)
+def test_branches_may_come_in_any_order() -> None:
+    scoring = Scoring([2], [[0, 1, 1], [0, 0]])
     row = [0.0, 1.0]
-    assert scoring.advance(Rows([row]), range(1))  # type: ignore[arg-type]
-    tails = waiting
-    assert [tail.job.rows for tail in tails] == [2, 1]
-    assert not tails[0].advance(Rows([row]), range(1))  # type: ignore[arg-type]
-    assert tails[0].advance(Rows([row]), range(1))  # type: ignore[arg-type]
+    assert [list(branch) for branch in scoring.job.branches] == [[0, 1], [0]]
+    assert not scoring.advance(Rows([row]), range(1), 1)  # type: ignore[arg-type]
+    assert not scoring.advance(Rows([row]), range(1))  # type: ignore[arg-type]
     assert not scoring.result.done()
-    assert tails[1].advance(Rows([row]), range(1))  # type: ignore[arg-type]
+    assert scoring.advance(Rows([row, row]), range(2), 0)  # type: ignore[arg-type]
     low, high = log_softmax(row)
     np.testing.assert_allclose(scoring.result.result(timeout=0), [low + 2 * high, 2 * low])
 
 
-def test_a_cancelled_scoring_gives_up_its_tails() -> None:
-    waiting: list[Request] = []
-    scoring = Scoring([2], [[0, 1], [0, 0]], waiting.append)
+def test_a_stopped_scoring_is_cancelled() -> None:
+    scoring = Scoring([2], [[0, 1], [0, 0]])
     scoring.advance(Rows([[0.0, 1.0]]), range(1))  # type: ignore[arg-type]
-    scoring.cancelled = True
-    assert [tail.cancelled for tail in waiting] == [True, True]
-    waiting[0].stop()
-    waiting[1].stop()
+    scoring.stop()
     with pytest.raises(Cancelled):
         scoring.result.result(timeout=0)
 
 
-def test_a_tail_that_fails_fails_the_scoring() -> None:
-    waiting: list[Request] = []
-    scoring = Scoring([2], [[0, 1], [0, 0]], waiting.append)
-    scoring.advance(Rows([[0.0, 1.0]]), range(1))  # type: ignore[arg-type]
-    waiting[1].fail(ContextOverflow(9, 8))
-    assert waiting[0].cancelled
-    waiting[0].fail(EngineError("later"))
+def test_the_first_error_stays() -> None:
+    scoring = Scoring([2], [[0, 1], [0, 0]])
+    scoring.fail(ContextOverflow(9, 8))
+    scoring.fail(EngineError("later"))
     with pytest.raises(ContextOverflow):
         scoring.result.result(timeout=0)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from engine.errors import Cancelled, EngineClosed, EngineError
+from engine.loader import Heed, Load, NotLoaded
 from engine.worker import SCOPE, Scope, Worker, cancels
 
 HANG = 60.0  # seconds after which something is taken to hang
@@ -74,6 +75,46 @@ class Gate:
     def __call__(self) -> None:
         self.entered.set()
         assert self.opened.wait(HANG)
+
+
+class Shelf:
+    """One thing that is loaded when first wanted; `make` says how."""
+
+    def __init__(self, make: Callable[[Heed], object] = lambda heed: "the thing") -> None:
+        self.make = make
+        self.made: list[object] = []
+        self.freed: list[object] = []
+        self.there: dict[str, object] = {}
+        self.adopted_by: threading.Thread | None = None
+
+    def get(self) -> object:
+        if "thing" in self.there:
+            return self.there["thing"]
+        raise NotLoaded(Load("thing", "thing", lambda: "thing" in self.there, self._make, self._adopt, self._free))
+
+    def _make(self, heed: Heed) -> object:
+        self.made.append(self.make(heed))
+        return self.made[-1]
+
+    def _adopt(self, thing: object, seconds: float) -> None:
+        self.adopted_by = threading.current_thread()
+        self.there["thing"] = thing
+
+    def _free(self, thing: object) -> None:
+        self.freed.append(thing)
+
+
+class SlowToLoad(Shelf):
+    """Loads behind a gate, and heeds who gave up when that opens."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        super().__init__(self._wait)
+
+    def _wait(self, heed: Heed) -> object:
+        self.gate()
+        heed()
+        return "the thing"
 
 
 @pytest.fixture
@@ -423,7 +464,236 @@ def test_a_job_is_not_kept_after_it_ran(worker: Worker) -> None:
     assert gone() is None
 
 
+# ---- what a job needs
+
+
+def test_what_a_job_needs_is_loaded_off_the_compute_thread_and_adopted_by_it(worker: Worker) -> None:
+    shelf, thread = Shelf(lambda heed: threading.current_thread()), worker.call(threading.current_thread)
+    seen = worker.call_with(shelf.get, lambda thing: (thing, threading.current_thread()))
+    assert seen[0] not in (thread, threading.current_thread())
+    assert seen[1] is shelf.adopted_by is thread
+    assert worker.call_with(shelf.get, lambda thing: thing) is seen[0] and len(shelf.made) == 1
+
+
+def test_jobs_and_steps_go_on_while_something_loads(worker: Worker, house: House, callers: ThreadPoolExecutor) -> None:
+    shelf, stepped = SlowToLoad(), threading.Semaphore(0)
+    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    assert shelf.gate.entered.wait(HANG)
+    worker.call(lambda: house.models.append(Model(*[stepped.release] * 5)))
+    for _ in range(5):
+        assert stepped.acquire(timeout=HANG)
+    assert worker.call(lambda: "answered") == "answered" and not waiting.done()
+    shelf.gate.opened.set()
+    assert waiting.result(HANG) == "the thing"
+
+
+def test_many_callers_load_once(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    shelf, start = SlowToLoad(), threading.Barrier(8)
+
+    def want() -> object:
+        start.wait(HANG)
+        return worker.call_with(shelf.get, lambda thing: thing)
+
+    wanting = [callers.submit(want) for _ in range(8)]
+    assert shelf.gate.entered.wait(HANG)
+    shelf.gate.opened.set()
+    assert {one.result(HANG) for one in wanting} == {"the thing"} and len(shelf.made) == 1
+
+
+def test_what_was_unloaded_before_the_job_ran_is_loaded_again(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    shelf, gate = Shelf(), Gate()
+    worker.call_with(shelf.get, lambda thing: None)
+    callers.submit(worker.call, gate)
+    assert gate.entered.wait(HANG)
+    unloading = callers.submit(worker.call, shelf.there.clear)
+    until(lambda: worker._jobs.qsize() == 1)
+    wanting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    until(lambda: worker._jobs.qsize() == 2)
+    gate.opened.set()
+    unloading.result(HANG)
+    assert wanting.result(HANG) == "the thing" and len(shelf.made) == 2
+
+
+def test_what_is_unloaded_every_time_is_given_up(worker: Worker) -> None:
+    """Nothing is ever adopted here, as if somebody unloaded it each time before the job came."""
+    shelf = Shelf()
+    shelf._adopt = lambda thing, seconds: None  # type: ignore[method-assign]
+    with pytest.raises(EngineClosed, match="thing was unloaded 8 times"):
+        worker.call_with(shelf.get, lambda thing: thing)
+    assert len(shelf.made) == 8
+
+
+def test_what_a_load_raises_reaches_its_callers_and_the_next_one_tries_again(worker: Worker) -> None:
+    shelf = Shelf(lambda heed: 1 // 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        worker.call_with(shelf.get, lambda thing: thing)
+    assert caught.value.__context__ is None, "the signal is of no interest to a user"
+    shelf.make = lambda heed: "mended"
+    assert worker.call_with(shelf.get, lambda thing: thing) == "mended"
+
+
+def test_a_load_that_asks_the_engine_raises_instead_of_waiting_for_itself(worker: Worker) -> None:
+    """A progress callback runs there, and may think of asking the engine something."""
+    shelf, other = Shelf(), Shelf()
+    shelf.make = lambda heed: worker.call_with(other.get, lambda thing: thing)
+    with pytest.raises(EngineError, match="itself"):
+        worker.call_with(shelf.get, lambda thing: thing)
+    with pytest.raises(EngineError, match="itself"):
+        worker.call(lambda: worker.call_with(other.get, lambda thing: thing))
+    assert other.made == []
+
+
+def test_a_cancelled_caller_goes_on_at_once_whatever_the_load_does(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    shelf, scope = SlowToLoad(), Scope()
+
+    def want() -> object:
+        with scope.entered():
+            return worker.call_with(shelf.get, lambda thing: thing)
+
+    wanting = callers.submit(want)
+    assert shelf.gate.entered.wait(HANG)
+    until(lambda: bool(scope._undo))
+    scope.cancel()
+    with pytest.raises(Cancelled):
+        wanting.result(HANG)
+    assert not shelf.gate.opened.is_set(), "the load is still where it was"
+    shelf.gate.opened.set()
+    assert worker.call_with(shelf.get, lambda thing: thing) == "the thing"
+    assert shelf.made == ["the thing"], "the first was given up, and a new one made"
+
+
+def test_unloading_what_loads_tells_who_waits(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    shelf = SlowToLoad()
+    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    assert shelf.gate.entered.wait(HANG)
+    assert worker.call_without(lambda: "thing", lambda: "unloaded") == "unloaded"
+    with pytest.raises(EngineClosed, match="unloaded while it loaded"):
+        waiting.result(HANG)
+    shelf.gate.opened.set()
+    assert worker.call_with(shelf.get, lambda thing: thing) == "the thing" and shelf.made == ["the thing"]
+
+
+@pytest.mark.parametrize("jobs_before", [0, 1])
+def test_close_during_a_load(house: House, callers: ThreadPoolExecutor, jobs_before: int) -> None:
+    """With and without a compute thread that has begun."""
+    worker, gate = Worker(house), Gate()
+
+    def deaf(heed: Heed) -> object:
+        gate()
+        return "made in vain"
+
+    shelf = Shelf(deaf)
+    for _ in range(jobs_before):
+        settled(worker)
+    waiting = [callers.submit(worker.call_with, shelf.get, lambda thing: thing) for _ in range(3)]
+    assert gate.entered.wait(HANG)
+    closing = callers.submit(worker.close)
+    for one in waiting:
+        with pytest.raises(EngineClosed, match="closed"):
+            one.result(HANG)
+    assert not closing.done(), "what is being made still has to be freed"
+    gate.opened.set()
+    closing.result(HANG)
+    assert shelf.freed == ["made in vain"] and shelf.there == {}
+    assert worker._loader.thread is not None and not worker._loader.thread.is_alive()
+    with pytest.raises(EngineClosed):
+        worker.call_with(shelf.get, lambda thing: thing)
+
+
+def test_a_worker_that_dies_tells_who_waits_for_a_load(
+    house: House, callers: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    def die() -> None:
+        raise SystemExit
+
+    worker, shelf = Worker(house), SlowToLoad()
+    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    assert shelf.gate.entered.wait(HANG)
+    with pytest.raises(SystemExit):
+        worker.call(die)
+    with pytest.raises(EngineClosed, match="SystemExit"):
+        waiting.result(HANG)
+    shelf.gate.opened.set()
+    worker.close()
+    assert shelf.there == {} and "the compute thread died" in caplog.text
+
+
+def test_an_engine_that_is_closed_by_a_load_ends(house: House, callers: ThreadPoolExecutor) -> None:
+    """A progress callback may call close, from the loader thread."""
+    worker = Worker(house)
+    settled(worker)
+
+    def close(heed: Heed) -> object:
+        worker.close()
+        return "made in vain"
+
+    shelf = Shelf(close)
+    with pytest.raises(EngineClosed):
+        callers.submit(worker.call_with, shelf.get, lambda thing: thing).result(HANG)
+    worker.close()
+    assert shelf.freed == ["made in vain"] and len(house.reasons) == 1
+
+
+class Begun:
+    """What a job has begun, and whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def test_what_was_begun_for_one_who_has_gone_is_cancelled(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    gate, scope, begun = Gate(), Scope(), Begun()
+
+    def begin(thing: object) -> Begun:
+        gate()
+        return begun
+
+    def ask() -> Begun:
+        with scope.entered():
+            return worker.start(Shelf().get, begin)
+
+    asking = callers.submit(ask)
+    assert gate.entered.wait(HANG)
+    scope.cancel()
+    with pytest.raises(Cancelled):
+        asking.result(HANG)
+    assert not begun.cancelled.is_set(), "it has not begun yet"
+    gate.opened.set()
+    assert begun.cancelled.wait(HANG)
+
+
+def test_what_was_begun_for_one_who_waits_goes_on(worker: Worker) -> None:
+    begun = worker.start(Shelf().get, lambda thing: Begun())
+    assert not begun.cancelled.is_set()
+
+
 # ---- scopes
+
+
+@pytest.mark.parametrize("end", [lambda: "late", lambda: 1 // 0])
+def test_a_cancelled_caller_does_not_wait_for_a_job_that_runs(
+    worker: Worker, callers: ThreadPoolExecutor, end: Callable[[], object]
+) -> None:
+    gate, scope = Gate(), Scope()
+
+    def job() -> object:
+        gate()
+        return end()
+
+    def ask() -> None:
+        with scope.entered():
+            worker.call(job)
+
+    asking = callers.submit(ask)
+    assert gate.entered.wait(HANG)
+    scope.cancel()
+    with pytest.raises(Cancelled):
+        asking.result(HANG)
+    gate.opened.set()
+    assert worker.call(lambda: "goes on") == "goes on"
 
 
 def test_cancelling_a_scope_takes_a_waiting_job_back(worker: Worker, callers: ThreadPoolExecutor) -> None:
@@ -525,8 +795,49 @@ def test_in_a_forked_child_every_use_raises(worker: Worker) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_while_another_thread_holds_the_lock(worker: Worker) -> None:
     settled(worker)
-    with worker._lock:
-        assert in_child(lambda: 7 if closed(lambda: worker.call(lambda: None)) else 8) == 7
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with worker._lock, worker._loader._lock:
+            held.set()
+            assert release.wait(HANG)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(HANG)
+
+    def child() -> int:
+        uses: list[Callable[[], object]] = [
+            lambda: worker.call(lambda: None),
+            lambda: worker.call_with(Shelf().get, lambda thing: None),
+            lambda: worker.call_without(lambda: "thing", lambda: None),
+        ]
+        assert all(closed(use) for use in uses)
+        worker.close()
+        return 7
+
+    try:
+        assert in_child(child) == 7
+    finally:
+        release.set()
+        holder.join()
+
+
+@posix_only
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_during_a_load(worker: Worker, callers: ThreadPoolExecutor) -> None:
+    shelf = SlowToLoad()
+    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    assert shelf.gate.entered.wait(HANG)
+
+    def child() -> int:
+        assert closed(lambda: worker.call_with(shelf.get, lambda thing: thing))
+        worker.close()
+        return 7
+
+    assert in_child(child) == 7
+    shelf.gate.opened.set()
+    assert waiting.result(HANG) == "the thing"
 
 
 _INTERRUPTED = """

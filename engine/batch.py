@@ -1,0 +1,58 @@
+"""One batch as llama.cpp reads it, over arrays that numpy owns."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.scheduler import Chunk
+
+
+class Batch:
+    """llama.cpp's batch over arrays that numpy owns, so that a step costs no per-token ctypes call."""
+
+    def __init__(self, size: int, native: Any) -> None:
+        import numpy as np
+
+        self.token, self.pos, self.seq = (np.zeros(size, np.int32) for _ in range(3))
+        self.n_seq_id, self.wanted = np.ones(size, np.int32), np.zeros(size, np.int8)
+        self.own = self.seq.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+        self.seq_rows = self.own.copy()
+        self.shared: list[NDArray[np.int32]] = []
+        pointers: dict[str, NDArray[Any]] = {
+            "token": self.token, "pos": self.pos, "n_seq_id": self.n_seq_id, "seq_id": self.seq_rows,
+            "logits": self.wanted,
+        }  # fmt: skip
+        for name, array in pointers.items():
+            setattr(native, name, ctypes.cast(array.ctypes.data, dict(native._fields_)[name]))
+        self.native = native
+
+    def fill(self, chunks: Sequence[Chunk]) -> Any:
+        import numpy as np
+
+        at = 0
+        self.shared.clear()
+        for chunk in chunks:
+            end = at + len(chunk.tokens)
+            self.token[at:end] = chunk.tokens
+            self.pos[at:end] = np.arange(chunk.start, chunk.start + len(chunk.tokens))
+            self.seq[at:end] = chunk.sequence
+            self.n_seq_id[at:end] = 1 + len(chunk.also)
+            self.seq_rows[at:end] = self._sequences(chunk) if chunk.also else self.own[at:end]
+            self.wanted[at:end] = 0
+            self.wanted[end - chunk.rows : end] = 1
+            at = end
+        self.native.n_tokens = at
+        return self.native
+
+    def _sequences(self, chunk: Chunk) -> int:
+        """Return the address of the ids of every sequence that a chunk belongs to."""
+        import numpy as np
+
+        self.shared.append(np.array([chunk.sequence, *chunk.also], np.int32))
+        return int(self.shared[-1].ctypes.data)

@@ -1,0 +1,138 @@
+"""Run for long what the suite runs briefly.
+
+    python scripts/soak.py prompts [--messages N] [--seed S] [--vocab DIR]
+    python scripts/soak.py mixed [--calls N] [--seed S]
+    python scripts/soak.py scheduler [--examples N] [--seed S]
+
+`prompts`: hostile messages of every kind against the vocabularies of Qwen 2, Llama 3, Llama 2 and Gemma 4, in every
+role, in context, memories, extraction, classification and summaries: no control token may come of what was typed.
+Beside them harmless conversations, whose ids must be those of the template's own rendering. The table counts them;
+`parsed` is how many conversations would have forged a token had their rendering been parsed as it is.
+
+`mixed`: 8 threads and 16 tasks ask one engine, and sometimes a second one, for everything at once, on the starter
+models; streams are closed and cancelled, tasks cancelled, models unloaded meanwhile. Each greedy answer must be that of
+the same request alone on a fresh context, or first differ where that one's best token leads the chosen one by no more
+than the bound that is printed; so must the logits. `swapped` is how many answers would not pass for another's.
+
+`scheduler`: random schedules of arrivals, cancels, aborts and overflows against a simulated cache.
+
+Exit status 0, or 1 where something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engine.errors import ModelCorrupt, ModelNotFound
+from engine.llama import Model
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+
+def from_tests(name: str) -> ModuleType:
+    """Import what the suite uses too, so that there is one of it."""
+    if str(TESTS) not in sys.path:
+        sys.path.insert(0, str(TESTS))
+    return importlib.import_module(name)
+
+
+def prompts(arguments: argparse.Namespace) -> bool:
+    """Attack each vocabulary with its share of the messages; True if nothing was forged or came out different."""
+    hostile = from_tests("hostile")
+    share = -(-arguments.messages // len(hostile.TARGETS))
+    tallies = {name: asdict(attacked(hostile, name, share, arguments)) for name in hostile.TARGETS}
+    for number, (name, tally) in enumerate(tallies.items()):
+        if not number:
+            print(f"{'vocabulary':<12}" + "".join(f"{title:>15}" for title in tally))
+        print(f"{name:<12}" + "".join(f"{count:>15}" for count in tally.values()))
+    return not any(tally["forged"] or tally["different"] for tally in tallies.values())
+
+
+def attacked(hostile: ModuleType, name: str, messages: int, arguments: argparse.Namespace) -> Any:
+    """Return the tally of one vocabulary, with its own template."""
+    path = arguments.vocab / f"ggml-vocab-{name}.gguf"
+    with contextlib.closing(Model(path, vocab_only=True)) as model:
+        rng = random.Random(f"{arguments.seed} {name}")
+        return hostile.attack(hostile.target(name, model), model.vocabulary, messages, rng)
+
+
+def mixed(arguments: argparse.Namespace) -> bool:
+    """Ask mixed calls and say what came of them; True if each got its own answer."""
+    with tempfile.TemporaryDirectory() as home:
+        report = from_tests("mixed").soak(Path(home), arguments.calls, arguments.seed)
+    for title, counter in (("calls", report.kinds), ("ends", report.ends)):
+        print(f"{title} ({counter.total()})")
+        for kind, number in counter.most_common():
+            print(f"  {kind:<28}{number:>5}")
+    bounds = report.bounds
+    print(f"greedy answers: {report.compared}, {report.tokens} chosen tokens, {report.parted} differ from the lone one")
+    print(f"worst lead where one differs: {report.lead:.2f}, bound {bounds.lead:.2f}")
+    print(f"logits at most apart: {report.apart:.2f}, bound {bounds.row:.2f}")
+    print(f"labels weighed: {report.weighed}, log-probabilities at most apart: {report.shift:.2f}")
+    print(f"swapped answers noticed: {report.noticed} of {report.compared}")
+    print(f"seconds: {report.seconds:.0f}")
+    for failure in report.failures:
+        print(f"FAILED {failure}")
+    return not report.failures
+
+
+def scheduler(arguments: argparse.Namespace) -> bool:
+    """Run random schedules; what fails is shown by hypothesis, as short as it can be made."""
+    from hypothesis import HealthCheck, seed, settings
+    from hypothesis.stateful import run_state_machine_as_test
+
+    simulation, began, done = from_tests("simulation"), time.perf_counter(), Counter[str]()
+
+    class Schedules(simulation.Schedules):  # type: ignore[misc, name-defined]
+        def teardown(self) -> None:
+            done["examples"] += 1
+            super().teardown()
+
+    limits = settings(
+        max_examples=arguments.examples, stateful_step_count=50, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    run_state_machine_as_test(seed(arguments.seed)(Schedules), settings=limits)
+    print(f"schedules: {done['examples']}, seconds: {time.perf_counter() - began:.0f}")
+    return done["examples"] >= arguments.examples
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True, metavar="PART")
+    part = parts.add_parser("prompts", help="hostile messages against chat templates")
+    part.add_argument("--messages", type=int, default=3000, metavar="N", help="default: %(default)s")
+    part.add_argument("--seed", type=int, default=0, metavar="S")
+    folder = Path(sys.prefix, "share", "vocab")
+    part.add_argument("--vocab", type=Path, default=folder, metavar="DIR", help="vocabularies; default: %(default)s")
+    part.set_defaults(run=prompts)
+    part = parts.add_parser("mixed", help="threads and tasks ask engines for everything at once")
+    part.add_argument("--calls", type=int, default=500, metavar="N", help="default: %(default)s")
+    part.add_argument("--seed", type=int, default=0, metavar="S")
+    part.set_defaults(run=mixed)
+    part = parts.add_parser("scheduler", help="random schedules against a simulated cache")
+    part.add_argument("--examples", type=int, default=10_000, metavar="N", help="default: %(default)s")
+    part.add_argument("--seed", type=int, default=0, metavar="S")
+    part.set_defaults(run=scheduler)
+    arguments = parser.parse_args()
+    try:
+        return 0 if arguments.run(arguments) else 1
+    except (ModelCorrupt, ModelNotFound) as error:
+        print(f"{error}. `python3 scripts/dev.py test` fetches what the tests need.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,7 +42,7 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """Where a text ends: plain, in quotes or behind a backslash, and in how many values; the outermost end it passed."""
+    """Where a text ends: plain, in quotes or behind a backslash; in how many values; the outermost end it passed."""
 
     place: int = _PLAIN
     depth: int = 0
@@ -149,18 +149,17 @@ class Closing:
         return None
 
     def _children(self, state: _State) -> Iterator[_State]:
-        """Yield what may come next; in a string one of each kind, and what it may need."""
-        if state.place != _QUOTED:
-            yield from self._behind(state, state.allowed)
-        elif len(state.allowed) > _FREE:
+        """Yield what may come next; of what looks the same only the first, but where a string may hold anything."""
+        if state.place == _QUOTED and len(state.allowed) > _FREE:
             yield from self._behind(state, [state.allowed[0], *self._needed])
-        else:
-            kinds = {_kind(byte): byte for byte in reversed(state.allowed)}
-            seen: set[tuple[_Where, bytes]] = set()
-            for child in self._behind(state, [*reversed(kinds.values()), *self._needed]):
-                if (same := (child.where, b"".join(child.allowed))) not in seen:  # as good as the one before
-                    seen.add(same)
-                    yield child
+            return
+        kinds = {_kind(byte): byte for byte in reversed(state.allowed)}
+        texts = [*reversed(kinds.values()), *self._needed] if state.place == _QUOTED else state.allowed
+        seen: set[tuple[_Where, bytes]] = set()
+        for child in self._behind(state, texts):
+            if (same := (child.where, b"".join(child.allowed))) not in seen:
+                seen.add(same)
+                yield child
 
     def _behind(self, state: _State, texts: Iterable[bytes]) -> Iterator[_State]:
         for text in texts:

@@ -88,7 +88,10 @@ class Vocabulary:
     @cached_property
     def pieces(self) -> list[bytes]:
         """The bytes that a reader sees for every token, in id order; control tokens have none."""
-        return [self._piece(token) for token in range(self.size)]
+        piece, vocabulary, room = _lib().llama_token_to_piece, self._live, 64
+        buffer = ctypes.create_string_buffer(room)
+        counts = (piece(vocabulary, token, buffer, room, 0, False) for token in range(self.size))
+        return [buffer.raw[:n] if n >= 0 else self._long_piece(token, -n) for token, n in enumerate(counts)]
 
     @cached_property
     def longest_piece(self) -> int:
@@ -134,18 +137,23 @@ class Vocabulary:
     def _live(self) -> Any:
         return self._model.handle and self._ptr
 
+    def read(self) -> None:
+        """Read all that prompts and answers need now: it takes a moment with 150,000 tokens."""
+        for name in ("longest_piece", "control", "user_defined", "eog"):
+            getattr(self, name)
+
+    @cached_property
+    def _attributes(self) -> list[int]:
+        attribute, vocabulary = _lib().llama_vocab_get_attr, self._live
+        return [attribute(vocabulary, token) for token in range(self.size)]
+
     def _with_attribute(self, wanted: int) -> dict[str, int]:
-        attribute = _lib().llama_vocab_get_attr
-        found = [token for token in range(self.size) if attribute(self._live, token) & wanted]
+        found = [token for token, attribute in enumerate(self._attributes) if attribute & wanted]
         return {text: token for token in found if (text := self.text(token))}
 
-    def _piece(self, token: int) -> bytes:
-        room, count = 64, -1
-        while count < 0:
-            buffer = ctypes.create_string_buffer(room)
-            count = _lib().llama_token_to_piece(self._live, token, buffer, room, 0, False)
-            room = -count
-        return buffer.raw[:count]
+    def _long_piece(self, token: int, room: int) -> bytes:
+        buffer = ctypes.create_string_buffer(room)
+        return buffer.raw[: _lib().llama_token_to_piece(self._live, token, buffer, room, 0, False)]
 
 
 class _Listener:

@@ -252,6 +252,7 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[floa
             flash_attention=spec.flash_attention,
             n_ubatch=tuning.n_ubatch,
         )
+        model.vocabulary.read()
         return Runner(model, Context(model, params), spec, parallel, tuning.pace)
     except BaseException:
         model.close()

@@ -2,9 +2,12 @@
 
     python scripts/benchmark.py [starter] [--rounds N] [--json FILE]
     python scripts/benchmark.py threads [--model FILE.gguf] [--rounds N] [--json FILE]
+    python scripts/benchmark.py runtime [--shape NAME | --model FILE.gguf] [--rows NAME,NAME] [--rounds N]
+                                        [--peer-url http://127.0.0.1:PORT] [--json FILE]
 
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
-number of threads, on an idle machine and beside one busy core.
+number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
+row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far.
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+
+import runtime_benchmark
+import shapes
+from runtime_rows import ROWS
+from runtime_server import RefusedServer
 
 from engine import Engine, config, hub
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
@@ -129,17 +137,41 @@ def busy_core() -> Iterator[None]:
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=("starter", "threads"), default="starter")
-    parser.add_argument("--model", default="", metavar="GGUF", help="threads: another file than the starter's")
+    parser.add_argument("what", nargs="?", choices=RUNS, default="starter")
+    parser.add_argument("--model", default="", metavar="GGUF", help="threads, runtime: another file than the default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    for_runtime(parser.add_argument_group("runtime"))
     arguments = parser.parse_args()
     processor = platform.processor() or platform.machine()
     print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    run = show_threads if arguments.what == "threads" else show_starter
-    figures = run(arguments)
+    figures = RUNS[arguments.what](arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+def for_runtime(parser: argparse._ArgumentGroup) -> None:
+    """Add what only `runtime` takes."""
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="qwen2.5-3b", help="default: %(default)s")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="where the shape is, or is written to")
+    parser.add_argument("--rows", default=",".join(ROWS), metavar="NAME,NAME", help="default: %(default)s")
+    parser.add_argument("--peer-url", default="", metavar="URL", help="an OpenAI-compatible server on this machine")
+    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that the rows work, measures nothing")
+
+
+def show_runtime(arguments: argparse.Namespace) -> object:
+    """Print the engine against `llama_cpp.Llama`."""
+    rows = tuple(arguments.rows.split(","))
+    if unknown := set(rows) - set(ROWS):
+        raise SystemExit(f"there is no row {min(unknown)!r}; there are {', '.join(ROWS)}")
+    counts = runtime_benchmark.QUICK if arguments.quick else runtime_benchmark.Counts()
+    try:
+        path = Path(arguments.model or runtime_benchmark.model_of(arguments.shape, arguments.keep))
+        path.stat()
+        options = runtime_benchmark.Options(path, arguments.rounds, rows, arguments.peer_url, counts)
+        return runtime_benchmark.measure(options, ROWS)
+    except (shapes.CannotWrite, RefusedServer, OSError) as error:
+        raise SystemExit(str(error)) from None
 
 
 def show_threads(arguments: argparse.Namespace) -> object:
@@ -163,6 +195,8 @@ def show_starter(arguments: argparse.Namespace) -> object:
     print(f"\nresident memory at the end: {resident / 1e9:.2f} GB")
     return {"resident": resident, "figures": figures}
 
+
+RUNS = {"starter": show_starter, "threads": show_threads, "runtime": show_runtime}
 
 if __name__ == "__main__":
     main()

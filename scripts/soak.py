@@ -28,8 +28,8 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,11 +92,11 @@ def scheduler(arguments: argparse.Namespace) -> bool:
     from hypothesis import HealthCheck, seed, settings
     from hypothesis.stateful import run_state_machine_as_test
 
-    simulation, began, done = from_tests("simulation"), time.perf_counter(), Counter[str]()
+    simulation, began, ran = from_tests("simulation"), time.perf_counter(), count()
 
     class Schedules(simulation.Schedules):  # type: ignore[misc, name-defined]
         def teardown(self) -> None:
-            done["examples"] += 1
+            next(ran)
             super().teardown()
 
     limits = settings(
@@ -104,8 +104,9 @@ def scheduler(arguments: argparse.Namespace) -> bool:
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(seed(arguments.seed)(Schedules), settings=limits)
-    print(f"schedules: {done['examples']}, seconds: {time.perf_counter() - began:.0f}")
-    return done["examples"] >= arguments.examples
+    examples = next(ran)
+    print(f"schedules: {examples}, seconds: {time.perf_counter() - began:.0f}")
+    return examples >= int(arguments.examples)
 
 
 def main() -> int:

@@ -75,7 +75,8 @@ def mixed(arguments: argparse.Namespace) -> bool:
         print(f"{title} ({counter.total()})")
         for kind, number in counter.most_common():
             print(f"  {kind:<28}{number:>5}")
-    bounds = report.bounds
+    bounds, batches = report.bounds, report.batches
+    print(f"batches: {batches.total()}, of several requests: {batches.total() - batches[1]}, at most {max(batches)}")
     print(f"greedy answers: {report.compared}, {report.tokens} chosen tokens, {report.parted} differ from the lone one")
     print(f"worst lead where one differs: {report.lead:.2f}, bound {bounds.lead:.2f}")
     print(f"logits at most apart: {report.apart:.2f}, bound {bounds.row:.2f}")

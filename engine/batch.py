@@ -33,22 +33,35 @@ class Batch:
         self.native = native
 
     def fill(self, chunks: Sequence[Chunk]) -> Any:
-        import numpy as np
-
-        at = 0
-        self.shared.clear()
+        """Return the native batch of `chunks`; lists first: a write to an array costs as much as many tokens."""
+        token: list[int] = []
+        pos: list[int] = []
+        seq: list[int] = []
+        wanted: list[int] = []
         for chunk in chunks:
-            end = at + len(chunk.tokens)
-            self.token[at:end] = chunk.tokens
-            self.pos[at:end] = np.arange(chunk.start, chunk.start + len(chunk.tokens))
-            self.seq[at:end] = chunk.sequence
-            self.n_seq_id[at:end] = 1 + len(chunk.also)
-            self.seq_rows[at:end] = self._sequences(chunk) if chunk.also else self.own[at:end]
-            self.wanted[at:end] = 0
-            self.wanted[end - chunk.rows : end] = 1
-            at = end
-        self.native.n_tokens = at
+            size = len(chunk.tokens)
+            token += chunk.tokens
+            pos += range(chunk.start, chunk.start + size)
+            seq += [chunk.sequence] * size
+            wanted += [0] * (size - chunk.rows) + [1] * chunk.rows
+        end = len(token)
+        self.token[:end], self.pos[:end], self.seq[:end], self.wanted[:end] = token, pos, seq, wanted
+        self._share(chunks)
+        self.native.n_tokens = end
         return self.native
+
+    def _share(self, chunks: Sequence[Chunk]) -> None:
+        """Say which tokens belong to more than one sequence."""
+        if self.shared:
+            self.n_seq_id[:], self.seq_rows[:] = 1, self.own
+            self.shared.clear()
+        at = 0
+        for chunk in chunks:
+            past = at + len(chunk.tokens)
+            if chunk.also:
+                self.n_seq_id[at:past] = 1 + len(chunk.also)
+                self.seq_rows[at:past] = self._sequences(chunk)
+            at = past
 
     def _sequences(self, chunk: Chunk) -> int:
         """Return the address of the ids of every sequence that a chunk belongs to."""

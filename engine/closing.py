@@ -32,6 +32,14 @@ _IN_QUOTES = _order(
 _ORDER = {_PLAIN: _order(b'}],:n1023456789tf"[{-'), _QUOTED: _IN_QUOTES, _ESCAPED: _IN_QUOTES}
 
 
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a grammar may ask for: words that its strings may need, and whether a number must divide."""
+
+    words: tuple[str, ...] = ()
+    multiples: bool = False
+
+
 class Bytes:
     """The tokens that are a single byte; `pieces` are the bytes of every token, control tokens begin with 0xFF."""
 
@@ -111,11 +119,11 @@ class _State:
 
 
 class Closing:
-    """One search; `needed` are words and characters that strings of the schema may need."""
+    """One search."""
 
-    def __init__(self, letters: Bytes, needed: Iterable[str]) -> None:
+    def __init__(self, letters: Bytes, hints: Hints) -> None:
         self._letters, self._left = letters, _MOST_STATES
-        self._needed = [word.encode() for word in needed]
+        self._needed, self._multiples = [word.encode() for word in hints.words], hints.multiples
 
     def close(self, matcher: Any, written: bytes) -> list[int] | None:
         """Return the tokens that end `written`, at most `MOST_TOKENS`, or None if none are found.
@@ -157,7 +165,9 @@ class Closing:
         texts = [*reversed(kinds.values()), *self._needed] if state.place == _QUOTED else state.allowed
         seen: set[tuple[_Where, bytes]] = set()
         for child in self._behind(state, texts):
-            if (same := (child.where, b"".join(child.allowed))) not in seen:
+            # all numbers look the same that do not divide yet
+            same = (child.where, b"".join(child.allowed))
+            if same not in seen or (self._multiples and state.place == _PLAIN):
                 seen.add(same)
                 yield child
 

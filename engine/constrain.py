@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from engine.closing import Bytes, Closing
+from engine.closing import Bytes, Closing, Hints
 from engine.errors import SchemaError
-from engine.schema import check_keywords, needed, to_blame
+from engine.schema import check_keywords, hints, to_blame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +34,13 @@ _KEYWORD = re.compile(r"Expected \w+(?: \w+)? for '(\w+)'|(?:Invalid|Unknown) (t
 class Grammar:
     """A compiled-to-be grammar; `Grammar.json` and `Grammar.lark` make one. Raises `SchemaError`.
 
-    `needed` are words that its strings may need, for the search that closes a cut document.
+    `hints` help the search that closes a cut document.
     """
 
-    def __init__(self, text: str, needed: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: str, hints: Hints) -> None:
         if error := _error(text):
             raise SchemaError(f"the schema cannot be compiled: {_one_line(error)}", keyword=_keyword(error))
-        self.text, self.needed = text, needed
+        self.text, self.hints = text, hints
 
     @classmethod
     def json(cls, schema: Mapping[str, Any]) -> Grammar:
@@ -52,7 +52,7 @@ class Grammar:
             text = _from_schema(schema)
             plain = json.loads(json.dumps(schema))
             check_keywords(plain)
-            return cls(text, needed(plain))
+            return cls(text, hints(plain))
         except (TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"the schema is not a JSON object: {error}") from None
         except SchemaError as error:
@@ -65,7 +65,7 @@ class Grammar:
         """Return a grammar written in llguidance's Lark dialect."""
         from llguidance import LLMatcher
 
-        return cls(LLMatcher.grammar_from_lark(grammar))
+        return cls(LLMatcher.grammar_from_lark(grammar), Hints())
 
 
 class Constraints:
@@ -94,7 +94,7 @@ class Matcher:
     def __init__(self, tokenizer: Any, grammar: Grammar, letters: Bytes) -> None:
         from llguidance import LLMatcher
 
-        self._letters, self._needed = letters, grammar.needed
+        self._letters, self._hints = letters, grammar.hints
 
         # its warnings would go to stderr, with what the model wrote
         self._matcher = LLMatcher(tokenizer, grammar.text, log_level=0)
@@ -134,7 +134,7 @@ class Matcher:
 
         The state of the output stays as it is.
         """
-        return Closing(self._letters, self._needed).close(self._matcher, written)
+        return Closing(self._letters, self._hints).close(self._matcher, written)
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -43,6 +43,9 @@ class Request(Protocol):
     def advance(self, context: Context, rows: Sequence[int], branch: int | None = None) -> bool:
         """Use the logits at batch entries `rows`, of a branch if one is named; return whether the request is done."""
 
+    def deliver(self) -> None:
+        """Hand out what `advance` made: every reader that wakes wants the interpreter lock."""
+
     def stop(self) -> None:
         """End as the caller asked."""
 
@@ -85,6 +88,7 @@ class Generation:
         self._banned = [token for token, bias in params.logit_bias if bias == -math.inf]
         self._text = TextStream(params.stop)
         self._pieces: list[str] = []
+        self._held: list[str] = []
         self._forced = self._completed = 0
         self._unwritten: Sequence[int] = ()  # forced tokens for which there was no room: the matcher is behind them
         self._whole = False
@@ -131,7 +135,14 @@ class Generation:
         """End with an error."""
         if not self.over:
             self._close()
+            self.deliver()
             self.out.put(error)
+
+    def deliver(self) -> None:
+        """Hand out the pieces written since the last time."""
+        for piece in self._held:
+            self.out.put(piece)
+        self._held.clear()
 
     def _weigh(self, logits: NDArray[np.float32]) -> None:
         """Change the logits (n_vocab,) to what the schema, the bias and the guard leave of them, in place."""
@@ -192,13 +203,14 @@ class Generation:
             self._first = time.perf_counter()
         if piece:
             self._pieces.append(piece)
-            self.out.put(piece)
+            self._held.append(piece)
 
     def _finish(self, reason: FinishReason) -> bool:
         if not self.over:
             self._say(self._text.end() if reason != "cancelled" else "")
             self._close()
             whole = self._whole and not self._text.stopped
+            self.deliver()
             self.out.put(Finished("".join(self._pieces), reason, self._usage(), whole))
         return True
 

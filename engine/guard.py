@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
     from engine.inputs import Turn
 
-# Han, kana and bopomofo of Unicode 16; punctuation, enclosed and full-width forms that Korean uses are not among them
+# Han, kana and bopomofo of Unicode 16; punctuation, enclosed and full-width forms that Korean uses are not among them.
+# The hexagrams 4DC0-4DFF are, or whoever begins a Han letter with its first byte, E4, could only end in a hexagram.
 RANGES = (
     (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3040, 0x30FF), (0x3100, 0x312F), (0x31A0, 0x31BF),
-    (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F),
+    (0x31F0, 0x31FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F),
     (0x20000, 0x3FFFF),
 )  # fmt: skip
 _HELD = re.compile("[" + "".join(f"{chr(low)}-{chr(high)}" for low, high in RANGES) + "]")
 _REST = b"\x80-\xbf"  # the bytes that go on with a character, as a class of a pattern
 # what is left of a character that may still become a forbidden one
-_PENDING = re.compile(rb"(?:[\xe2-\xe4\xef][%b]?|\xf0[%b]{0,2})\Z" % (_REST, _REST))
+_PENDING = re.compile(rb"(?:[\xe2\xe3\xef][%b]?|\xf0[%b]{0,2})\Z" % (_REST, _REST))
 
 
 class Guard:

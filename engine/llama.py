@@ -292,6 +292,7 @@ class Context:
     def __init__(self, model: Model, params: ContextParams) -> None:
         self.model, self.params = model, params
         self.abort = AbortFlag()
+        self.ready: Callable[[], object] = lambda: None  # called last before a batch, which lets other threads run
         self._callback = self.abort.callback(_lib().llama_cpp.ggml_abort_callback)
         self._ctx: Any = _lib().llama_init_from_model(model.handle, self._native(params))
         if not self._ctx:
@@ -324,6 +325,7 @@ class Context:
         if size > self.params.n_batch:
             raise EngineError(f"a batch of {size} tokens does not fit n_batch = {self.params.n_batch}")
         batch = self._batch.fill(chunks)
+        self.ready()
         status = _lib().llama_decode(self.handle, batch)
         if status not in (0, 2):
             raise EngineError(f"llama.cpp could not decode a batch of {batch.n_tokens} tokens (status {status})")

@@ -39,6 +39,8 @@ class Runner:
         self.model, self.spec = model, spec
         self._context = context
         self._requests: dict[int, Request] = {}
+        self._undelivered: list[Request] = []
+        context.ready = self._deliver
         self._instructions: dict[tuple[Turn, ...], list[int]] = {}
         self._prefixes: Prefixes | None = None
         self.scheduler = Scheduler(
@@ -98,6 +100,7 @@ class Runner:
         try:
             guard = self._guard if params.han is False else None
             generation.begin(vocabulary, Sampler(params, draw_seed(params), vocabulary.size), guard)
+            generation.deliver()
         except BaseException as error:
             generation.fail(error)
             raise
@@ -131,16 +134,20 @@ class Runner:
         plan = self.scheduler.plan()
         self._carry_out(plan.operations)
         if not plan.chunks:
+            self._deliver()
             return
         if not self._context.decode(plan.chunks):
             self.scheduler.abandon(plan)
             return
         pinned = self.scheduler.commit(plan)
         self._advance(plan.chunks)
+        if not self.busy:
+            self._deliver()
         self._store(pinned)
 
     def fail_all(self, error: BaseException) -> None:
         """End every request with `error`; the cache is dropped, since nobody knows what it holds."""
+        self._deliver()
         for request in list(self._requests.values()):
             self._end(request)
             request.fail(error)
@@ -181,9 +188,17 @@ class Runner:
         for chunk in chunks:
             end = first + len(chunk.tokens)
             request = self._requests.get(id(chunk.job))  # gone if another of its chunks failed
-            if request and chunk.rows and self._advance_one(request, range(end - chunk.rows, end), chunk.branch):
-                self._end(request)
+            if request and chunk.rows:
+                self._undelivered.append(request)
+                if self._advance_one(request, range(end - chunk.rows, end), chunk.branch):
+                    self._end(request)
             first = end
+
+    def _deliver(self) -> None:
+        """Wake who waits for the last step when llama.cpp begins the next: until then they would only be in the way."""
+        for request in self._undelivered:
+            request.deliver()
+        self._undelivered.clear()
 
     def _advance_one(self, request: Request, rows: Sequence[int], branch: int | None) -> bool:
         try:

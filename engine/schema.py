@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from engine.closing import Hints
 from engine.errors import SchemaError
 
 Node = Mapping[str, Any]
@@ -64,16 +65,17 @@ def to_blame(schema: Node, compiles: Callable[[Node], bool]) -> str | None:
     return next((keyword for keyword in used if compiles(_without(schema, keyword))), None)
 
 
-def needed(schema: Node) -> tuple[str, ...]:
-    """Return what strings of the schema may need: its patterns as if without operators, their words and characters.
+def hints(schema: Node) -> Hints:
+    """Return what a search for values may try: patterns as if without operators, their words, their characters.
 
-    Formats are made of marks. It is a guess, for a search that tries what it is given.
+    Formats are made of marks. It is a guess, which costs nothing where it is wrong.
     """
     nodes = list(_nodes(schema))
     marks = _MARKS if any("format" in node for node in nodes) else ""
     patterns = [_CLASS.sub(_one_of, str(node["pattern"])) for node in nodes if "pattern" in node]
     words = [word for pattern in patterns for word in [_OPERATORS.sub("", pattern), *_OPERATORS.split(pattern)] if word]
-    return tuple(dict.fromkeys([*words, *"".join(words), *marks]))
+    tried = tuple(dict.fromkeys([*words, *"".join(words), *marks]))
+    return Hints(tried, any("multipleOf" in node for node in nodes))
 
 
 def _one_of(found: re.Match[str]) -> str:

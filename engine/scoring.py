@@ -46,9 +46,12 @@ class Scoring:
             rest = zip(rows, self._continuations[i][1:], strict=True)
             self._scores[i] += sum(float(log_softmax(context.logits(row))[token]) for row, token in rest)
         self._left -= 1
+        return not self._left
+
+    def deliver(self) -> None:
+        """Hand out the scores once all have been read."""
         if not self._left and not self.result.done():
             self.result.set_result(self._scores)
-        return not self._left
 
     def stop(self) -> None:
         """End as cancelled."""

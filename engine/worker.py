@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -25,6 +26,7 @@ from engine.loader import Load, Loader, NotLoaded
 _log = logging.getLogger("engine.worker")
 _CLOSED = "the engine is closed; make a new Engine"
 LOOK_UP = 1.0  # seconds after which a waiting caller looks up: Windows shows a Ctrl-C only between two waits
+_JOBS = 0.02  # seconds of jobs between two steps, or one job if that takes longer
 _TRIES = 8  # loads for one call, where others unload the model again and again
 T = TypeVar("T")
 M = TypeVar("M")
@@ -232,20 +234,28 @@ class Worker:
         self._end(reason)
 
     def _turn(self) -> bool:
-        """Run one job, if there is one, and one step of each busy model; False when told to end."""
+        """Run the jobs that wait, and one step of each busy model; False when told to end."""
         if self._ended:
             return False
-        busy = [model for model in self._owner.steppable() if model.busy]
-        try:
-            job = self._jobs.get(block=not busy)
-        except Empty:
-            job = None
-        if job is not None:
-            _run_job(*job)
-        for model in busy:
-            if model.busy:  # the job may have ended it
+        self._run_jobs(wait=not any(model.busy for model in self._owner.steppable()))
+        for model in list(self._owner.steppable()):
+            if model.busy and not self._ended:
                 _step(model)
         return True
+
+    def _run_jobs(self, *, wait: bool) -> None:
+        """Run what is queued, so that requests that come together begin together, but not for long beside streams."""
+        until = time.perf_counter() + _JOBS
+        while not self._ended:
+            try:
+                job = self._jobs.get(block=wait)
+            except Empty:
+                return
+            if job is not None:
+                _run_job(*job)
+            if time.perf_counter() > until:
+                return
+            wait = False
 
     def _end(self, reason: BaseException) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ from runtime_texts import TURNS
 
 T = TypeVar("T")
 CACHED = "with LlamaRAMCache"
+THREADS = ("n_threads", "n_threads_batch")
 PACKAGES = ("gieok", "llama-cpp-python", "llguidance", "numpy")
 
 
@@ -167,8 +168,8 @@ def one(run: Run, name: str, row_of: RowOf) -> Row:
 def show(about: dict[str, Any], stopped: bool, rows: Sequence[Row]) -> None:
     """Print the table, and what it was measured with."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    context = ", ".join(f"{name} {about['context'].get(name, '?')}" for name in ("n_threads", "n_threads_batch"))
-    print(f"{about['model']}, {about['bytes'] / 1e9:.2f} GB; n_ctx {N_CTX}, {context}; {versions}\n")
+    threads = "".join(f", {name} {about['context'][name]}" for name in THREADS if name in about["context"])
+    print(f"{about['model']}, {about['bytes'] / 1e9:.2f} GB; n_ctx {N_CTX}{threads}; {versions}\n")
     if stopped:
         print("Interrupted; what was measured until then:\n")
     print("\n".join(table(rows)))

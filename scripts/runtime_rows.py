@@ -128,16 +128,14 @@ def shared(run: Run) -> Row:
             name: partial(lambda side, n: side.together(asked[n], counts.written), side) for name, side in sides.items()
         }
         found = run.alternate(work, run.rounds)
-    written = ", ".join(
-        f"{name} wrote {statistics.median(n for _, n in each):.0f} tokens" for name, each in found.items()
-    )
+    written = ", ".join(f"{name} {statistics.median(n for _, n in each):.0f}" for name, each in found.items())
     return Row(
         "shared",
         f"{STREAMS} requests at once, {counts.prefix} tokens in common, {counts.own} own, {counts.written} written",
         "s",
         {name: [spent for spent, _ in each] for name, each in found.items()},
         wanted=Wanted("theirs/ours", True, 2),
-        notes=(f"tokens: {written}; theirs are asked one after the other, its own prefix cache at work",),
+        notes=(f"tokens written: {written}; theirs are asked one after the other, its own prefix cache at work",),
     )
 
 
@@ -176,21 +174,27 @@ def document(run: Run) -> Row:
         "s",
         {name: [answer.seconds for answer in each] for name, each in found.items()},
         wanted=Wanted("theirs/ours", True, 2),
-        notes=tuple(f"{name}: {documents(each)}" for name, each in found.items()),
+        notes=(
+            *(f"{name}: {documents(each)}" for name, each in found.items()),
+            f"theirs took {each_token(found[THEIRS]) / each_token(found[OURS]):.2f}× as long for each token",
+        ),
     )
 
 
 def documents(answers: Sequence[Answer]) -> str:
     """Return what the texts of documents are like; random weights write other ones on each side."""
-    tokens, forced, letters, each = (
-        statistics.median(column)
-        for column in zip(
-            *((one.tokens, one.forced, len(one.text), one.seconds * 1000 / one.tokens) for one in answers), strict=True
-        )
-    )
+    columns = zip(*((one.tokens, one.forced, len(one.text)) for one in answers), strict=True)
+    tokens, forced, letters = (statistics.median(column) for column in columns)
     cut = sum(answer.finish == "length" for answer in answers)
     ended = f"; {cut} of {len(answers)} were cut" if cut else ""
-    return f"{tokens:.0f} tokens ({forced:.0f} forced), {letters:.0f} letters, {each:.0f} ms a token{ended}"
+    return (
+        f"{tokens:.0f} tokens ({forced:.0f} forced), {letters:.0f} letters, {each_token(answers):.0f} ms a token{ended}"
+    )
+
+
+def each_token(answers: Sequence[Answer]) -> float:
+    """Return the milliseconds that a token of an answer took."""
+    return statistics.median(answer.seconds * 1000 / answer.tokens for answer in answers)
 
 
 def classify(run: Run) -> Row:

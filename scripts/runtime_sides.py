@@ -95,13 +95,11 @@ def _follow() -> None:
 
 @contextlib.contextmanager
 def apart(make: Callable[..., S], *arguments: object) -> Iterator[S]:
-    """Make a side in a new process, whose methods can be called as if it were here."""
+    """Make a side in a new process, whose methods can be called as if it were here; the process ends with the block."""
     manager = _Processes(ctx=get_context("spawn"))
     manager.start(_attend)
     try:
-        side = getattr(manager, make.__name__)(*arguments)
-        yield cast("S", side)
-        side.close()
+        yield cast("S", getattr(manager, make.__name__)(*arguments))
     finally:
         manager.shutdown()
 
@@ -216,10 +214,6 @@ class Ours:
             self.together(conversations, tokens)
         return clock.python
 
-    def close(self) -> None:
-        """Free the model."""
-        self._engine.close()
-
 
 @contextlib.contextmanager
 def busy_thread() -> Iterator[None]:
@@ -324,11 +318,6 @@ class Bare:
         logits = llama_cpp.llama_get_logits_ith(self._context, ctypes.c_int32(-1))
         return int(np.ctypeslib.as_array(logits, shape=(self._size,)).argmax())
 
-    def close(self) -> None:
-        """Free the context before its weights."""
-        library().llama_free(self._context)
-        self._engine.close()
-
 
 # ---- theirs
 
@@ -387,10 +376,6 @@ class Theirs:
         began = time.perf_counter()
         answers = [self.chat(messages, tokens) for messages in conversations]
         return time.perf_counter() - began, sum(answer.tokens for answer in answers)
-
-    def close(self) -> None:
-        """Free the model."""
-        self._llama.close()
 
     def _answer(self, messages: Messages, **asked: Any) -> Answer:
         self._drawn.clear()

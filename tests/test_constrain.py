@@ -285,14 +285,20 @@ def test_a_lark_grammar(constraints: Constraints, vocabulary: Vocabulary) -> Non
         ({"type": "object", "properties": {"not": {"type": "banana"}}}, "type"),
         ({"type": "string", "format": "banana"}, "format"),
         ({"type": "array", "minItems": -1}, "minItems"),
-        ({"type": "string", "pattern": "("}, None),
-        ({"type": "string", "pattern": "(?=a)b"}, None),
-        ({"type": "number", "multipleOf": 0}, None),
-        ({"enum": []}, None),
-        ({"type": "integer", "minimum": 5, "maximum": 3}, None),
-        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, None),
-        ({"$ref": "#/nothing"}, None),
-        ({"$ref": "https://example.com/schema.json"}, None),
+        ({"type": "string", "pattern": "("}, "pattern"),
+        ({"type": "string", "pattern": "(?=a)b"}, "pattern"),
+        ({"items": {"properties": {"a": {"type": "string", "minLength": 3, "pattern": "(?=a)b"}}}}, "pattern"),
+        ({"type": "number", "multipleOf": 0}, "multipleOf"),
+        ({"enum": []}, "enum"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "maximum"),
+        ({"type": "string", "minLength": "3"}, "minLength"),
+        ({"required": "a"}, "required"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "allOf"),
+        ({"$ref": "#/nothing"}, "$ref"),
+        ({"$ref": "https://example.com/schema.json"}, "$ref"),
+        ({"$schema": "https://example.com/dialect", "type": "integer"}, None),
+        # two at once: what holds both
+        ({"type": "object", "properties": {"a": {"pattern": "("}, "b": {"enum": []}}, "required": ["a", "b"]}, "properties"),
     ],
 )  # fmt: skip
 def test_a_schema_that_cannot_be_kept(schema: Schema, keyword: str | None) -> None:
@@ -300,6 +306,21 @@ def test_a_schema_that_cannot_be_kept(schema: Schema, keyword: str | None) -> No
         Grammar.json(schema)
     assert caught.value.keyword == keyword
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_cannot_be_written_twice_in_another_spelling(constraints: Constraints, vocabulary: Vocabulary) -> None:
+    """JSON takes the last of two names that are the same: the second would escape the schema of the first."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    of = {piece[0]: token for token, piece in enumerate(vocabulary.pieces) if len(piece) == 1}
+    matcher = constraints.matcher(Grammar.json(schema))
+    text = b"".join(vocabulary.pieces[token] for token in matcher.forced())
+    for byte in b'{"a": 1, "'[len(text) :]:
+        matcher.accept(of[byte])
+    output = Output(matcher, vocabulary)
+    starts = {vocabulary.pieces[token] for token in output.allowed()}
+    assert b"b" in starts and b"\\" in starts
+    matcher.accept(of[ord("\\")])
+    assert not any(vocabulary.pieces[token].startswith(b"u") for token in output.allowed())
 
 
 def test_what_is_no_schema() -> None:

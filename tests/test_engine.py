@@ -214,7 +214,9 @@ def test_classify_by_logits(tmp_path: Path) -> None:
         assert set(found.scores) == set(categories)
         assert sum(found.scores.values()) == pytest.approx(1)
     assert several[0].label == single.label
-    assert several[0].scores == pytest.approx(single.scores, abs=0.15)  # the batch is another one (tests/test_runner.py)
+    assert several[0].scores == pytest.approx(
+        single.scores, abs=0.15
+    )  # the batch is another one (tests/test_runner.py)
 
 
 def test_summaries_are_short(engine: Engine) -> None:

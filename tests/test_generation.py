@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import EngineError
+from engine.closing import MOST_TOKENS
+from engine.errors import EngineError, InvalidInput
 from engine.generation import Finished, Generation
+from engine.guard import Guard, holds
 from engine.sampling import SamplingParams
 
 EOG = 0
@@ -47,6 +51,8 @@ class Rails:
     def __init__(self, text: str, free: str = "") -> None:
         self._left, self._free = list(text.encode()), free.encode()
         self.masked = 0
+        self.closes = True
+        self.asked: list[bytes] = []
 
     @property
     def done(self) -> bool:
@@ -58,6 +64,10 @@ class Rails:
     def accept(self, token: int) -> list[int]:
         assert token == self._left.pop(0)
         return self.forced()
+
+    def closing(self, written: bytes) -> list[int] | None:
+        self.asked.append(written)
+        return [*self._left] if self.closes else None
 
     def forced(self) -> list[int]:
         run: list[int] = []
@@ -102,8 +112,13 @@ def drain(generation: Generation) -> tuple[list[str], Finished]:
     return pieces, last
 
 
+def railed(text: str, free: str = "", **over: Any) -> tuple[Generation, Rails]:
+    rails = Rails(text, free)
+    return Generation([1, 2], params(**over), matcher=rails), rails  # type: ignore[arg-type]
+
+
 def on_rails(text: str, free: str = "", **over: Any) -> Generation:
-    return Generation([1, 2], params(**over), matcher=Rails(text, free))  # type: ignore[arg-type]
+    return railed(text, free, **over)[0]
 
 
 def test_pieces_then_one_last_word() -> None:
@@ -173,15 +188,163 @@ def test_an_answer_that_is_forced_as_a_whole_is_over_before_it_runs() -> None:
 def test_a_forced_run_that_does_not_fit_ends_with_length(most: int, free: str) -> None:
     text = "[yes,no]"
     sampler = Script("".join(c for c in text if c in free), end=False)
-    _, last = write(on_rails(text, free, max_tokens=most), sampler)
-    assert last.text == text[:most]
+    generation = on_rails(text, free, max_tokens=most)
+    _, last = write(generation, sampler)
+    assert (last.text, last.whole) == (text, True)
     assert last.finish_reason == ("stop" if most >= len(text) else "length")
-    assert last.usage.completion_tokens == min(most, len(text))
+    assert len(generation.job.tokens) == 2 + min(most, len(text)), "what closes it needs no cells"
+    assert last.usage.completion_tokens == len(text)
+    assert last.usage.forced_tokens == len(text) - sum(char in free for char in text[:most])
+
+
+@pytest.mark.parametrize("most", range(1, 9))
+def test_the_search_is_told_where_the_matcher_is(most: int) -> None:
+    generation, rails = railed("[yes,no]", free="y", max_tokens=most)
+    write(generation, Script("y", end=False))
+    ended = most >= 8
+    assert rails.asked == ([] if ended else [b"[" if most == 1 else b"[yes,no]"])
+
+
+def test_without_an_end_the_text_stays_cut() -> None:
+    generation, rails = railed("[yes,no]", free="yn", max_tokens=3)
+    rails.closes = False
+    _, last = write(generation, Script("y"))
+    assert (last.text, last.finish_reason, last.whole) == ("[ye", "length", False)
+    assert last.usage.completion_tokens == 3
+
+
+def test_an_end_beyond_the_bound_is_not_written() -> None:
+    """The forced run that did not fit counts with what closes it."""
+    text = "[" + "x" * (MOST_TOKENS - 1) + "]"
+    _, last = write(on_rails(text, max_tokens=1), Script(""))
+    assert (last.text, last.whole, last.finish_reason) == (text, True, "length")
+    _, last = write(on_rails("[x" + text[1:], max_tokens=1), Script(""))
+    assert (last.text, last.whole, last.finish_reason) == ("[", False, "length")
+
+
+def test_what_is_not_to_be_closed_is_not() -> None:
+    generation = Generation([1], params(max_tokens=3), matcher=Rails("[yes]", "y"), closes=False)  # type: ignore[arg-type]
+    _, last = write(generation, Script("y"))
+    assert (last.text, last.finish_reason, last.whole) == ("[ye", "length", False)
+
+
+def test_cancelled_documents_are_not_closed() -> None:
+    generation, rails = railed("[yes]", free="y")
+    begin(generation, Script("y"))
+    generation.stop()
+    assert drain(generation)[1].text == "["
+    assert rails.asked == []
+
+
+def test_a_stop_string_in_what_closes_a_document() -> None:
+    _, last = write(on_rails("[yes,no]", free="y", max_tokens=2, stop=(",",)), Script("y"))
+    assert (last.text, last.finish_reason, last.whole) == ("[yes", "stop", False)
+
+
+def test_a_character_that_was_cut_is_made_whole() -> None:
+    """Its first bytes were written: another character than the model meant, but one."""
+    for most in range(2, 5):
+        _, last = write(on_rails('"가나"', free="가", max_tokens=most), Script("가", end=False))
+        assert (last.text, last.whole) == ('"가나"', True)
 
 
 def test_a_stop_string_inside_a_forced_run() -> None:
     _, last = write(on_rails("[yes,no]", free="y", stop=(",",)), Script("y"))
-    assert (last.text, last.finish_reason) == ("[yes", "stop")
+    assert (last.text, last.finish_reason, last.whole) == ("[yes", "stop", False)
+
+
+# what logits are left of a row
+
+
+class Best:
+    """A sampler that takes the best of the row that it is given."""
+
+    def __init__(self) -> None:
+        self.row: np.ndarray[Any, Any] | None = None
+
+    def sample(self, context: Rows, row: int) -> int:
+        self.row = context.logits(row)
+        return int(self.row.argmax())
+
+    def accept(self, token: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Only(Rails):
+    """A matcher that lets these tokens come, and never ends."""
+
+    def __init__(self, tokens: str) -> None:
+        super().__init__("x", free="x")
+        self._tokens = [ord(char) for char in tokens]
+
+    def mask(self, logits: Any) -> None:
+        kept = logits[self._tokens]
+        logits[:] = -np.inf
+        logits[self._tokens] = kept
+
+    def accept(self, token: int) -> list[int]:
+        return []
+
+
+def best_of(likes: str, *, matcher: Rails | None = None, guard: Guard | None = None, **over: Any) -> bytes:
+    """Write three tokens of a model that likes the letters of `likes`, the first best."""
+    row = [0.0] * 256
+    for rank, char in enumerate(likes.encode()):
+        row[char] = max(row[char], 10.0 - rank)
+    generation = Generation([1], params(max_tokens=3, **over), matcher=matcher, closes=False)  # type: ignore[arg-type]
+    generation.begin(Letters(), Best(), guard)  # type: ignore[arg-type]
+    while not generation.over:
+        generation.advance(Rows([row]), range(1))  # type: ignore[arg-type]
+    return bytes(generation.job.tokens[1:])
+
+
+def test_a_bias_is_added() -> None:
+    assert best_of("abc") == b"aaa"
+    assert best_of("abc", logit_bias=((ord("c"), 2.5),)) == b"ccc"
+    assert best_of("abc", logit_bias=((ord("a"), -1.5),)) == b"bbb"
+    assert best_of("abc", logit_bias=((ord("z"), 100.0), (ord("c"), -100.0))) == b"zzz"
+
+
+def test_a_token_that_is_ruled_out_never_comes() -> None:
+    ruled_out = ((ord("a"), -math.inf), (ord("b"), -math.inf))
+    assert best_of("abc", logit_bias=ruled_out) == b"ccc"
+    assert best_of("abc", logit_bias=ruled_out, matcher=Only("abx")) == b"xxx"
+
+
+def test_a_schema_is_stronger_than_a_bias_and_a_guard() -> None:
+    assert best_of("abc", logit_bias=((ord("a"), 100.0),), matcher=Only("bc")) == b"bbb"
+    assert best_of("abc", logit_bias=((ord("c"), -math.inf),), matcher=Only("c")) == b"ccc"
+    han = Guard(Letters.pieces)
+    first = "中".encode()[0]
+    assert best_of("abc", guard=han, matcher=Only(chr(0xE5) + chr(0xE6))) == b"\xe5\xe5\xe5", "it steps back"
+    assert first == 0xE4
+
+
+def test_the_guard_follows_the_bytes() -> None:
+    """E3 81 would be kana: the model likes them best, and gets the comma that begins alike."""
+    guard = Guard(Letters.pieces)
+    kana, comma = "ぁ".encode(), "、".encode()
+    row = [0.0] * 256
+    for rank, byte in enumerate([kana[0], kana[1], *comma[1:]]):
+        row[byte] = 10.0 - rank
+    generation = Generation([1], params(max_tokens=9))
+    generation.begin(Letters(), Best(), guard)  # type: ignore[arg-type]
+    while not generation.over:
+        written = bytes(generation.job.tokens[1:])
+        likes = list(row)
+        likes[0xE3] = 20.0 if len(written) % 3 == 0 else -20.0
+        generation.advance(Rows([likes]), range(1))  # type: ignore[arg-type]
+    text = drain(generation)[1].text
+    assert len(text) == 3 and not holds(text)
+
+
+def test_a_bias_for_a_token_that_is_not_there() -> None:
+    generation, sampler = Generation([1], params(logit_bias=((256, 1.0),))), Script("")
+    with pytest.raises(InvalidInput, match="names token 256; the model has 256"):
+        begin(generation, sampler)
+    generation.fail(EngineError("as the runner does"))
+    assert sampler.closed == 1
 
 
 def test_forced_tokens_found_in_the_cache_are_no_part_of_the_prompt() -> None:

@@ -29,13 +29,15 @@ WHOLE = {"top_k", "max_tokens", "seed"}
 
 def test_the_packaged_defaults_are_the_contracts() -> None:
     assert resolve(DEFAULTS, {}) == SamplingParams(
-        temperature=0.7, top_p=0.9, top_k=40, min_p=0, repeat_penalty=1.1, max_tokens=512, stop=(), seed=None
-    )
+        temperature=0.7, top_p=0.9, top_k=40, min_p=0, repeat_penalty=1.1, max_tokens=512, stop=(), seed=None,
+        logit_bias=(), han=None,
+    )  # fmt: skip
 
 
 def test_the_keywords_are_those_of_the_checked_result() -> None:
     assert set(get_type_hints(Sampling)) == {field.name for field in fields(SamplingParams)}
-    assert set(DEFAULTS) == set(RANGES) - {"seed"} == set(get_type_hints(Sampling)) - {"stop", "seed", "logit_bias", "han"}
+    of_a_request = {"stop", "seed", "logit_bias", "han"}
+    assert set(DEFAULTS) == set(RANGES) - {"seed"} == set(get_type_hints(Sampling)) - of_a_request
 
 
 @given(st.fixed_dictionaries({}, optional={n: st.integers(1, 10) for n in RANGES if n not in {"top_p", "min_p"}}))
@@ -122,8 +124,47 @@ def test_an_empty_stop_is_refused(stop: Any) -> None:
         resolve(DEFAULTS, {"stop": stop})
 
 
+@pytest.mark.parametrize(
+    ("bias", "kept"),
+    [
+        ({}, ()),
+        ({5: 1.5}, ((5, 1.5),)),
+        ({0: -100, 7: 100}, ((0, -100), (7, 100))),
+        ({3: -math.inf}, ((3, -math.inf),)),
+    ],
+)
+def test_a_logit_bias_is_numbers_of_tokens(bias: dict[int, float], kept: tuple[tuple[int, float], ...]) -> None:
+    assert resolve(DEFAULTS, {"logit_bias": bias}).logit_bias == kept
+
+
+@pytest.mark.parametrize("bias", [{3: 100.1}, {3: -101}, {3: math.inf}, {3: math.nan}, {-1: 1.0}])
+def test_a_logit_bias_out_of_range_is_refused(bias: dict[int, float]) -> None:
+    with pytest.raises(InvalidInput, match="logit_bias"):
+        resolve(DEFAULTS, {"logit_bias": bias})
+
+
+@pytest.mark.parametrize(
+    "bias", [None, 3, "x", [(3, 1.0)], {"3": 1.0}, {3: "1"}, {3: None}, {3: True}, {True: 1.0}, {3.0: 1}]
+)
+def test_another_type_of_logit_bias_is_a_type_error(bias: object) -> None:
+    with pytest.raises(TypeError, match="logit_bias"):
+        resolve(DEFAULTS, {"logit_bias": bias})
+
+
+@pytest.mark.parametrize("han", [None, True, False])
+def test_han_is_asked_for_or_not(han: bool | None) -> None:
+    assert resolve(DEFAULTS, {"han": han}).han is han
+
+
+@pytest.mark.parametrize("han", [0, 1, "yes", []])
+def test_another_type_of_han_is_a_type_error(han: object) -> None:
+    with pytest.raises(TypeError, match="han must be a bool or None"):
+        resolve(DEFAULTS, {"han": han})
+
+
 def test_checked_sampling_cannot_be_changed() -> None:
-    params = resolve(DEFAULTS, {})
+    params = resolve(DEFAULTS, {"logit_bias": {3: 1.0}, "stop": ["a"]})
+    assert hash(params) == hash(resolve(DEFAULTS, {"logit_bias": {3: 1.0}, "stop": "a"}))
     with pytest.raises(AttributeError):
         params.seed = 1  # type: ignore[misc]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from engine.closing import Hints
 from engine.constrain import Grammar
 from engine.errors import SchemaError
-from engine.schema import check_keywords, needed
+from engine.schema import check_keywords, hints
 
 WHOLE = {"type": "integer"}
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
@@ -162,7 +163,8 @@ def test_a_schema_that_refers_to_itself_is_read_once() -> None:
 
 
 def test_what_the_strings_of_a_schema_may_need() -> None:
-    assert needed({"type": "string", "minLength": 9}) == ()
-    assert needed({"pattern": r"^ab\d+c$"}) == ("ab1c", "ab1", "c", "a", "b", "1")
-    assert needed({"pattern": r"^.+@.+[.]k\.r$"})[0] == "a@a.k.r"
-    assert set(needed({"$defs": {"a": {"format": "email"}}})) == set("@.:/-")
+    assert hints({"type": "string", "minLength": 9}) == Hints()
+    assert hints({"pattern": r"^ab\d+c$"}).words == ("ab1c", "ab1", "c", "a", "b", "1")
+    assert hints({"items": {"multipleOf": 3}}) == Hints((), multiples=True)
+    assert hints({"pattern": r"^.+@.+[.]k\.r$"}).words[0] == "a@a.k.r"
+    assert set(hints({"$defs": {"a": {"format": "email"}}}).words) == set("@.:/-")

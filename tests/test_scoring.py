@@ -36,6 +36,7 @@ def score(prompt: list[int], continuations: list[list[int]], rows: dict[tuple[in
         given = [rows[(*prompt, *branch[: end + 1])] for end in range(len(branch))]
         done = scoring.advance(Rows(given), range(len(branch)), number)  # type: ignore[arg-type]
     assert done
+    scoring.deliver()
     return scoring.result.result(timeout=0)
 
 
@@ -61,6 +62,7 @@ def test_branches_may_come_in_any_order() -> None:
     assert not scoring.advance(Rows([row]), range(1))  # type: ignore[arg-type]
     assert not scoring.result.done()
     assert scoring.advance(Rows([row, row]), range(2), 0)  # type: ignore[arg-type]
+    scoring.deliver()
     low, high = log_softmax(row)
     np.testing.assert_allclose(scoring.result.result(timeout=0), [low + 2 * high, 2 * low])
 

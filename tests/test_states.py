@@ -125,9 +125,7 @@ def test_a_conversation_goes_on(bench: Bench) -> None:
     runner._context.close()
 
 
-def test_aborts_at_any_moment(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_aborts_at_any_moment(bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     runner, chance = bench.fresh(), random.Random(7)
     real = runner._context.decode
 

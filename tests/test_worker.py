@@ -171,7 +171,20 @@ def test_all_jobs_run_on_one_thread_in_order(worker: Worker, callers: ThreadPool
     assert worker.call(lambda: "한글") == "한글"
 
 
-def test_jobs_and_steps_take_turns(worker: Worker, house: House, callers: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.0, "a b job a b job a job a"), (HANG, "job job job a b a b a a")],
+    ids=["jobs that take long", "jobs that come together"],
+)
+def test_jobs_and_steps_take_turns(
+    worker: Worker,
+    house: House,
+    callers: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    expected: str,
+) -> None:
+    monkeypatch.setattr("engine.worker._JOBS", seconds)
     order: list[str] = []
     gate = Gate()
     first = callers.submit(worker.call, gate)
@@ -186,7 +199,7 @@ def test_jobs_and_steps_take_turns(worker: Worker, house: House, callers: Thread
     for future in [first, *jobs]:
         future.result(HANG)
     until(lambda: not any(model.busy for model in house.models))
-    assert order == ["job", "a", "b", "job", "a", "b", "job", "a", "a"]
+    assert order == expected.split()
 
 
 def test_an_idle_thread_waits_and_is_woken(worker: Worker, house: House) -> None:

@@ -153,7 +153,8 @@ class Vocabulary:
 
     def _long_piece(self, token: int, room: int) -> bytes:
         buffer = ctypes.create_string_buffer(room)
-        return buffer.raw[: _lib().llama_token_to_piece(self._live, token, buffer, room, 0, False)]
+        size = _lib().llama_token_to_piece(self._live, token, buffer, room, 0, False)
+        return buffer.raw[:size]
 
 
 class _Listener:

@@ -26,6 +26,7 @@ from unittest import mock
 from runtime_texts import EXTRACTED, LABEL, LABEL_GRAMMAR, Messages, classification, extraction, said
 
 from engine import Engine
+from engine.generation import Generation
 from engine.runner import Runner
 from engine.sampling import Sampling
 
@@ -253,6 +254,8 @@ class StepClock:
             ):
                 timed = self._timed(getattr(llama_cpp, name), note)
                 stack.enter_context(mock.patch.object(llama_cpp, name, timed))
+            # what a schema, a bias and the guard leave of the logits is part of sampling
+            stack.enter_context(mock.patch.object(Generation, "_weigh", self._timed(Generation._weigh, None)))
             stack.enter_context(mock.patch.object(Runner, "step", self._step(Runner.step)))
             yield
 

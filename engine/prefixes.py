@@ -6,6 +6,7 @@ and the checksum of its state; what does not match is deleted, and computed agai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -40,7 +41,7 @@ class Prefixes:
             prefix = self._read(path)
             if prefix is None:
                 _log.info("a stored prefix does not fit any more and is deleted: %s", path.name)
-                path.unlink(missing_ok=True)
+                _delete(path)
             else:
                 yield prefix
 
@@ -56,13 +57,13 @@ class Prefixes:
                 file.write(prefix.state)
             aside.replace(path)
             for old in self._files()[_MOST:]:
-                old.unlink(missing_ok=True)
+                _delete(old)
         except OSError as error:
             _log.warning("a prefix could not be stored for the next start: %s", error.strerror)
 
     def remove(self, tokens: Sequence[int]) -> None:
         """Delete the file of `tokens`, if there is one."""
-        self._path(tokens).unlink(missing_ok=True)
+        _delete(self._path(tokens))
 
     def _read(self, path: Path) -> Prefix | None:
         try:
@@ -119,6 +120,11 @@ def _remembered(note: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it is only a copy: a file that stays must not keep a model from loading
+        path.unlink()
 
 
 def _make_folder(folder: Path) -> None:

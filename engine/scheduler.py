@@ -8,7 +8,7 @@ prompt and all it may still generate, so that no stream can be stopped half-way 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, count
 
 from engine.cache import Cache, CachedSequence, Operation, common_prefix
@@ -221,7 +221,7 @@ class Scheduler:
         if job.pending and last and not self.limits.whole:
             took += self._add_branches(job, room - took, chunks)
             ids = tuple(chunk.sequence for chunk in chunks[main + 1 :])
-            chunks[main] = Chunk(job, job.sequence.id, start, job.tokens[start:end], 1, ids)
+            chunks[main] = replace(chunks[main], also=ids)
         return took
 
     def _take_branches(self, job: Job, room: int, chunks: list[Chunk]) -> int:

@@ -62,6 +62,21 @@ def test_a_damaged_file_is_deleted(tmp_path: Path, damage: Callable[[bytes], byt
     assert list(prefixes.read()) == [] and stored(tmp_path) == []
 
 
+def test_a_file_that_cannot_be_deleted_keeps_no_model_from_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefixes = Prefixes(tmp_path, KEY)
+    prefixes.write(ONE)
+    stored(tmp_path)[0].write_bytes(b"damaged")
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert list(prefixes.read()) == []
+    prefixes.remove(ONE.tokens)
+
+
 @given(data=st.binary(max_size=200), at=st.integers(0, 400))
 def test_no_file_is_believed_by_chance(tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int) -> None:
     folder = tmp_path_factory.mktemp("prefixes")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from engine import hub, tuning
+from engine import layout, tuning
 from engine.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def report(models: Models, ram: int) -> dict[str, Any]:
         "ram": ram,
         "gpu": _gpu(),
         "versions": {library: _version(library) for library in _LIBRARIES},
-        "folder": str(hub.models_dir()),
+        "folder": str(layout.models_dir()),
         "models": [_model(spec, roles[name]) for name, spec in specs.items()],
     }
 
@@ -47,19 +47,21 @@ def measurable(models: Models, which: bool | str) -> list[str]:
     Raises `InvalidInput` for an embedding model, `ModelNotFound`.
     """
     if isinstance(which, bool):
-        there = {spec.name: role for role, spec in models.specs.items() if spec.kind == "llm" and hub.installed(spec)}
+        there = {
+            spec.name: role for role, spec in models.specs.items() if spec.kind == "llm" and layout.installed(spec)
+        }
         return list(there.values()) if which else []
     spec = models.spec(which)
     if spec.kind != "llm":
         raise InvalidInput(f"{spec.name} is an embedding model; only chat models are measured")
-    hub.locate(spec)
+    layout.locate(spec)
     return [which]
 
 
 @contextlib.contextmanager
 def measured_anew(spec: ModelSpec) -> Iterator[None]:
     """Let a load inside the block measure the model; what was remembered stays true unless it does."""
-    file = hub.locate(spec)
+    file = layout.locate(spec)
     before = tuning.recall(file)
     tuning.forget(file)
     try:
@@ -70,8 +72,8 @@ def measured_anew(spec: ModelSpec) -> Iterator[None]:
 
 
 def _model(spec: ModelSpec, roles: list[str]) -> dict[str, Any]:
-    installed = hub.installed(spec)
-    known = tuning.recall(hub.locate(spec)) if installed and spec.kind == "llm" else None
+    installed = layout.installed(spec)
+    known = tuning.recall(layout.locate(spec)) if installed and spec.kind == "llm" else None
     chosen = {
         "n_threads": known.n_threads,
         "n_threads_batch": known.n_threads_batch,

@@ -320,12 +320,12 @@ class Engine:
 
         Raises `EngineClosed`.
         """
-        from engine import hub
+        from engine import layout
 
         self._worker.check()
         shown = {"name", "kind", "aliases", "size", "license", "commercial", "note"}
         return [
-            {**spec.model_dump(include=shown), "installed": hub.installed(spec)}
+            {**spec.model_dump(include=shown), "installed": layout.installed(spec)}
             for spec in self._config.models.values()
         ]
 
@@ -341,12 +341,12 @@ class Engine:
         """Return what is loaded and how much memory the process takes. Raises `EngineClosed`."""
         import psutil
 
-        from engine import hub
+        from engine import layout
         from engine.models import Status
 
         self._worker.check()
         resident = psutil.Process().memory_info().rss
-        return Status(self._profile, str(self._home), str(hub.models_dir()), self._models.loaded, resident)
+        return Status(self._profile, str(self._home), str(layout.models_dir()), self._models.loaded, resident)
 
     def doctor(self, *, retune: bool | str = False) -> dict[str, Any]:
         """Return what this machine is, and how each model of the profile was found to run best on it; JSON-ready.

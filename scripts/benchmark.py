@@ -32,7 +32,7 @@ import shapes
 from runtime_rows import ROWS
 from runtime_server import RefusedServer
 
-from engine import Engine, config, hub
+from engine import Engine, config, layout
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
 
 QUESTION = "Write three sentences about a small town by the sea."
@@ -111,7 +111,7 @@ def threads(model: str, rounds: int) -> list[tuple[str, int, float, float]]:
 def speeds(model: str, n_threads: int) -> tuple[float, float]:
     """Return prefill and decode tokens a second of a GGUF file, or of the starter model, with so many threads."""
     spec = config.load().model("smollm2-135m-instruct")
-    path = model or str(hub.locate(spec))
+    path = model or str(layout.locate(spec))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "models.toml")
         source = json.dumps(str(Path(path).absolute()))

@@ -555,7 +555,7 @@ def clean(checkout: Checkout, arguments: list[str]) -> int:
 def models_folder(checkout: Checkout) -> str:
     """Where the package keeps its models, in words where it is not there to be asked."""
     if "project" in read_state(checkout):
-        code = "from engine import hub; print(hub.models_dir())"
+        code = "from engine import layout; print(layout.models_dir())"
         command = [str(checkout.python), "-c", code]
         asked = subprocess.run(command, capture_output=True, env=environment(checkout), check=False)
         if asked.returncode == 0:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from engine import config, hub
+from engine import config, layout
 from engine.embedder import Embedder
 from engine.errors import EngineError
 
@@ -62,7 +62,7 @@ def korsts(model: str, folder: Path) -> Result:
     scores, first, second = zip(*pairs, strict=True)
     spec = config.load().model(model)
     start = time.perf_counter()
-    embedder = Embedder(hub.locate(spec), spec)
+    embedder = Embedder(layout.locate(spec), spec)
     loaded = time.perf_counter()
     left, right = (embedder.embed(side, "query") for side in (first, second))
     done = time.perf_counter()

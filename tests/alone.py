@@ -18,7 +18,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import hub, runner
+from engine import layout, runner
 from engine.answers import Question
 from engine.config import Config
 from engine.errors import EngineClosed
@@ -137,7 +137,7 @@ class Alone:
 
     def __init__(self, config: Config) -> None:
         spec = config.model("smollm2-135m-instruct")
-        self._runner = runner.load(str(hub.locate(spec)), spec, config.engine, lambda _: None)
+        self._runner = runner.load(str(layout.locate(spec)), spec, config.engine, lambda _: None)
         self._params = replace(self._runner._context.params, n_ctx=CELLS, n_seq=8)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, config, hub
+from engine import Engine, config, layout
 from engine.llama import Model
 
 
@@ -23,7 +23,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def starter_gguf() -> Path:
     """The file of the starter chat model."""
-    return hub.locate(config.load().model("smollm2-135m-instruct"))
+    return layout.locate(config.load().model("smollm2-135m-instruct"))
 
 
 @pytest.fixture(scope="session")

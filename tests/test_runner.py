@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import config, hub, runner
+from engine import config, layout, runner
 from engine.constrain import Grammar, Matcher
 from engine.errors import Cancelled, ConfigError, ContextOverflow, EngineClosed, EngineError, InvalidInput, SchemaError
 from engine.generation import Finished, Generation
@@ -729,7 +729,7 @@ def test_labels_that_do_not_fit_are_refused(bench: Bench) -> None:
 
 def load(**over: Any) -> Runner:
     table = config.load().engine.model_copy(update={"n_ctx": 512, "n_batch": 64, "parallel": 2, **over})
-    return runner.load(str(hub.locate(SPEC)), SPEC, table, lambda part: None)
+    return runner.load(str(layout.locate(SPEC)), SPEC, table, lambda part: None)
 
 
 def test_close_ends_who_runs_and_who_waits_and_frees_the_model() -> None:
@@ -759,7 +759,7 @@ def test_more_sequences_than_a_small_batch_can_be_loaded() -> None:
 
 def test_own_settings_of_a_model_go_before_the_defaults() -> None:
     spec = SPEC.model_copy(update={"n_ctx": 256, "parallel": 3, "n_threads": 1})
-    each = runner.load(str(hub.locate(SPEC)), spec, config.load().engine, lambda part: None)
+    each = runner.load(str(layout.locate(SPEC)), spec, config.load().engine, lambda part: None)
     limits = each.scheduler.limits
     each.close(EngineClosed("the test is over"))
     assert (limits.cells, limits.parallel, each._context.params.n_threads) == (256, 3, 1)

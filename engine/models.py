@@ -74,7 +74,7 @@ def find_spec(config: Config, name: Name) -> ModelSpec:
     from engine.config import ModelSpec, Source
 
     name = check_text(os.fspath(name), "the name of a model")
-    if not name.lower().endswith(".gguf") and not any(mark in name for mark in "/\\"):
+    if config.knows(name) or not (name.lower().endswith(".gguf") or any(mark in name for mark in "/\\")):
         return config.model(name)
     try:
         path = Path(name).expanduser().absolute()
@@ -145,11 +145,12 @@ class Models:
         """Return what the model of a role or name is called. Raises as `spec` does."""
         return self.spec(name).name
 
-    def wanted(self, name: str) -> list[ModelSpec]:
-        """Return the entries of a profile, of a role or of a name. Raises as `spec` does."""
-        if name not in self._config.profiles:
+    def wanted(self, name: str | None) -> list[ModelSpec]:
+        """Return the entries of a profile, a role or a name; without one, of all roles. Raises as `spec` does."""
+        if name is not None and name not in self._config.profiles:
             return [self.spec(name)]
-        roles = resolve_roles(self._config, name, {})  # nothing falls back yet, so that model is left out
+        roles = resolve_roles(self._config, name, {}) if name else self.specs
+        # nothing falls back yet, so that model is left out
         return list({spec.name: spec for role, spec in roles.items() if role != "fallback"}.values())
 
     def key(self, name: str) -> Key:
@@ -231,9 +232,10 @@ class Models:
         _log.info("loaded %s in %.1f s", spec.name, seconds)
 
     def _load_runner(self, spec: ModelSpec, tell: Tell) -> Runner:
-        from engine import layout, runner
+        from engine import layout, probe, runner
 
         path = layout.locate(spec)
+        probe.check(path, lambda: tell(0.0))
         made = runner.load(str(path), spec, self._config.engine, tell)
         try:
             if self._prefixes and not made.model.window:  # a state holds no more than the window, and could not be cut

@@ -4,10 +4,12 @@
     python scripts/benchmark.py threads [--model FILE.gguf] [--rounds N] [--json FILE]
     python scripts/benchmark.py runtime [--shape NAME | --model FILE.gguf] [--rows NAME,NAME] [--rounds N]
                                         [--peer-url http://127.0.0.1:PORT] [--json FILE]
+    python scripts/benchmark.py resident [--shape NAME,NAME|all] [--folder DIR] [--json FILE]
 
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
 number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
-row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far.
+row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far. `resident`: the
+RAM that models of true shape take, against the estimate; writes each into a temporary folder, up to 9 GB.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import resident
 import runtime_benchmark
 import shapes
 from runtime_rows import ROWS
@@ -34,6 +37,7 @@ from runtime_server import RefusedServer
 
 from engine import Engine, config, layout
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
+from engine.errors import ModelNotFound
 
 QUESTION = "Write three sentences about a small town by the sea."
 IMPORT = "import time; t = time.perf_counter(); import engine; print(time.perf_counter() - t)"
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--model", default="", metavar="GGUF", help="threads, runtime: another file than the default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="resident: where shapes lie for a moment")
     for_runtime(parser.add_argument_group("runtime"))
     arguments = parser.parse_args()
     processor = platform.processor() or platform.machine()
@@ -152,7 +157,7 @@ def main() -> None:
 
 def for_runtime(parser: argparse._ArgumentGroup) -> None:
     """Add what only `runtime` takes."""
-    parser.add_argument("--shape", choices=shapes.SHAPES, default="qwen2.5-3b", help="default: %(default)s")
+    parser.add_argument("--shape", default="", metavar="NAME", help="default: qwen2.5-3b, for resident small ones")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="where the shape is, or is written to")
     parser.add_argument("--rows", default=",".join(ROWS), metavar="NAME,NAME", help="default: %(default)s")
     parser.add_argument("--peer-url", default="", metavar="URL", help="an OpenAI-compatible server on this machine")
@@ -162,15 +167,32 @@ def for_runtime(parser: argparse._ArgumentGroup) -> None:
 def show_runtime(arguments: argparse.Namespace) -> object:
     """Print the engine against `llama_cpp.Llama`."""
     rows = tuple(arguments.rows.split(","))
-    if unknown := set(rows) - set(ROWS):
-        raise SystemExit(f"there is no row {min(unknown)!r}; there are {', '.join(ROWS)}")
+    check_names(rows, ROWS)
+    shape = arguments.shape or "qwen2.5-3b"
+    check_names([shape], shapes.SHAPES)
     counts = runtime_benchmark.QUICK if arguments.quick else runtime_benchmark.Counts()
     try:
-        path = Path(arguments.model or runtime_benchmark.model_of(arguments.shape, arguments.keep))
+        path = Path(arguments.model or runtime_benchmark.model_of(shape, arguments.keep))
         path.stat()
         options = runtime_benchmark.Options(path, arguments.rounds, rows, arguments.peer_url, counts)
         return runtime_benchmark.measure(options, ROWS)
     except (shapes.CannotWrite, RefusedServer, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def check_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Leave where a name is not among those that are known."""
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"there is no {min(unknown)!r}; there are {', '.join(known)}")
+
+
+def show_resident(arguments: argparse.Namespace) -> object:
+    """Print what models of true shape take of RAM."""
+    names = {"": resident.DEFAULT, "all": resident.NAMES}.get(arguments.shape) or arguments.shape.split(",")
+    check_names(names, resident.NAMES)
+    try:
+        return resident.run(names, arguments.folder)
+    except (shapes.CannotWrite, ModelNotFound, OSError, subprocess.CalledProcessError) as error:
         raise SystemExit(str(error)) from None
 
 
@@ -196,7 +218,7 @@ def show_starter(arguments: argparse.Namespace) -> object:
     return {"resident": resident, "figures": figures}
 
 
-RUNS = {"starter": show_starter, "threads": show_threads, "runtime": show_runtime}
+RUNS = {"starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident}
 
 if __name__ == "__main__":
     main()

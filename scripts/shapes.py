@@ -62,6 +62,9 @@ SHAPES = {
     "qwen2.5-7b": Shape("qwen2", "qwen2", 152064, 28, 3584, 18944, 28, 4, False, 1e6, 1e-6, 32768),
     "qwen2.5-14b": Shape("qwen2", "qwen2", 152064, 48, 5120, 13824, 40, 8, False, 1e6, 1e-6, 32768),
     "llama-3.2-3b": Shape("llama", "llama-bpe", 128256, 28, 3072, 8192, 24, 8, True, 5e5, 1e-5, 131072),
+    "llama-3.1-8b": Shape("llama", "llama-bpe", 128256, 32, 4096, 14336, 32, 8, False, 5e5, 1e-5, 131072),
+    "mistral-7b": Shape("llama", "llama-spm", 32768, 32, 4096, 14336, 32, 8, False, 1e6, 1e-5, 32768),
+    "eeve-10.8b": Shape("llama", "llama-spm", 40960, 48, 4096, 14336, 32, 8, False, 1e4, 1e-5, 4096),
     "solar-10.7b": Shape("llama", "llama-spm", 32000, 48, 4096, 14336, 32, 8, False, 1e4, 1e-5, 4096),
 }
 

@@ -289,5 +289,46 @@ def test_a_row_on_a_true_model(
 
 def test_a_row_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "runtime", "--rows", "decode,nothing"])
-    with pytest.raises(SystemExit, match="no row 'nothing'"):
+    with pytest.raises(SystemExit, match="there is no 'nothing'"):
         command.main()
+
+
+def test_resident_memory_is_measured_of_shapes_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "resident", "--shape", "qwen2.5-3b,nothing"])
+    with pytest.raises(SystemExit, match=r"there is no 'nothing'; there are qwen2.5-0.5b, .*bge-m3"):
+        command.main()
+
+
+def test_each_shape_is_alone_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = command.resident
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def row(name: str, path: Path, folder: Path) -> object:
+        (folder / "left").touch()
+        seen.append(([entry.name for entry in tmp_path.iterdir()], [path.name]))
+        return name
+
+    monkeypatch.setattr(resident, "write", lambda name, folder: folder / f"{name}.gguf")
+    monkeypatch.setattr(resident, "row", row)
+    assert list(resident.measure(["one", "two"], tmp_path)) == ["one", "two"]
+    assert seen == [(["one"], ["one.gguf"]), (["two"], ["two.gguf"])]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shape_takes_its_entry_and_the_size_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, asked = command.resident, []
+
+    def child(words: list[str], **_: object) -> SimpleNamespace:
+        asked.append(words[2:4])
+        return SimpleNamespace(stdout=b'{"loaded": 100, "worked": 200}')
+
+    monkeypatch.setattr(resident.subprocess, "run", child)
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"x" * 1000)
+    found = resident.row("llama3.2:3b", path, tmp_path)
+    assert asked == [[str(tmp_path / "models.toml"), "llama-3.2-3b-instruct"]]
+    assert found.size == 1000
+    assert found.held == resident.Held(100, 200)
+    assert found.tuning == resident.tuning.usual()  # nothing was measured, so it would run like this
+    assert found.estimated.weights == 1730
+    assert found.estimated.kv == 114688 * 8192

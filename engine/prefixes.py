@@ -11,14 +11,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _log = logging.getLogger("engine.prefixes")
 _MAGIC = b"gieok prefix 1\n"
 _MOST = 16  # files of one model; the oldest goes
-_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +89,6 @@ class Prefixes:
     def _path(self, tokens: Sequence[int]) -> Path:
         name = hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:32]
         return self._folder / f"{name}.prefix"
-
-
-def model_sha256(path: Path, folder: Path, tell: Callable[[], object]) -> str:
-    """Return the sha256 of a model file, remembered in `folder` for as long as its size and time stay the same.
-
-    `tell` is called for every block that is read; what it raises ends the reading. Raises `OSError`.
-    """
-    about = path.stat()
-    seen = {"path": str(path), "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    note = folder / "model.json"
-    known = _remembered(note)
-    if {name: known.get(name) for name in seen} == seen and isinstance(known.get("sha256"), str):
-        return str(known["sha256"])
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            tell()
-            digest.update(block)
-    _make_folder(folder)
-    with open(note, "w", encoding="utf-8", opener=_private) as file_:
-        json.dump({**seen, "sha256": digest.hexdigest()}, file_)
-    return digest.hexdigest()
-
-
-def _remembered(note: Path) -> dict[str, object]:
-    try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _delete(path: Path) -> None:

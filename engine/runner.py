@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from engine import digests
 from engine.cache import Clear, Cut, Fork, Operation, common_prefix
 from engine.errors import ConfigError, EngineError
 from engine.generation import Generation, Request, draw_seed
 from engine.pace import USUAL, Pace
-from engine.prefixes import Prefix, Prefixes, model_sha256
+from engine.prefixes import Prefix, Prefixes
 from engine.scheduler import Chunk, Limits, Scheduler
 from engine.scoring import Scoring
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.runner")
 _INSTRUCTIONS = 64  # sets of instructing turns whose tokens are remembered
-_SPARE_SEQUENCES = 24  # finished sequences kept for their prefixes beside the running ones
 
 
 class Runner:
@@ -80,7 +80,7 @@ class Runner:
         `tell` is called while the file is read, to know it by its sha256; what it raises is raised here.
         """
         try:
-            sha256 = model_sha256(path, folder, lambda: tell(1.0))
+            sha256 = digests.sha256_of(path, lambda: tell(1.0))
         except OSError as error:
             _log.warning("prefixes are not kept for the next start: %s", error.strerror)
             return
@@ -246,6 +246,7 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[floa
     """
     from pathlib import Path
 
+    from engine.footprint import sequences
     from engine.llama import Context, ContextParams, Model, has_gpu
     from engine.tuner import settle
 
@@ -256,7 +257,7 @@ def load(path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[floa
 
     model, tuning = settle(file, weights, on_gpu, tell)
     parallel = spec.parallel or defaults.parallel
-    n_seq = parallel + _SPARE_SEQUENCES
+    n_seq = sequences(spec, defaults)
     try:
         params = ContextParams(
             n_ctx=min(spec.n_ctx or defaults.n_ctx, model.context_length),

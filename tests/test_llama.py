@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 from numpy.typing import NDArray
 
 from engine.abort import AbortFlag
@@ -116,6 +117,15 @@ def test_what_is_no_gguf_is_corrupt(tmp_path: Path) -> None:
         with pytest.raises(ModelCorrupt) as caught:
             Model(path)
         assert caught.value.path == str(path)
+
+
+def test_a_chat_template_that_is_no_text_is_corrupt(tmp_path: Path) -> None:
+    path = tiny_models.attention(tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes().replace(b"{% for", b"{%\xff\xff\xffr"))
+    model = Model(path)
+    with pytest.raises(ModelCorrupt, match=r"chat template of model\.gguf"):
+        _ = model.chat_template
+    model.close()
 
 
 def test_a_vocabulary_without_weights_is_no_model(vocab_folder: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Engine
-from engine.prefixes import Prefix, Prefixes, model_sha256
+from engine.prefixes import Prefix, Prefixes
 
 KEY = {"model": "a" * 64, "llama_cpp": "1", "n_ctx": 512}
 ONE = Prefix([1, 2, 3], b"state of one")
@@ -112,18 +112,6 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog:
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     Prefixes(tmp_path / "file" / "x", KEY).write(ONE)
     assert "could not be stored" in caplog.text
-
-
-def test_a_file_is_hashed_once(tmp_path: Path) -> None:
-    file, read = tmp_path / "model.gguf", []
-    file.write_bytes(b"weights")
-    first = model_sha256(file, tmp_path / "note", lambda: read.append(1))
-    assert model_sha256(file, tmp_path / "note", lambda: read.append(1)) == first and read == [1]
-    file.write_bytes(b"other weights")
-    assert model_sha256(file, tmp_path / "note", lambda: read.append(1)) != first
-    (tmp_path / "note" / "model.json").write_text("[", encoding="utf-8")
-    model_sha256(file, tmp_path / "note", lambda: read.append(1))
-    assert read == [1, 1, 1]
 
 
 # ---- on the real model

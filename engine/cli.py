@@ -9,13 +9,12 @@ import locale
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import Engine, EngineError, InvalidInput, Progress
+from engine import EngineError, InvalidInput, model_commands
+from engine.console import complain, gigabytes, opened, show
 from engine.inputs import check_dialogue
 from engine.instructions import Language
 
@@ -32,8 +31,22 @@ _HELP: dict[str, tuple[str, str]] = {
     "list": ("all of them", "모두 보여 줍니다"),
     "show": ("one memory", "하나를 보여 줍니다"),
     "forget": ("remove a memory for good", "기억을 완전히 지웁니다"),
-    "models": ("list or download models", "모델을 보거나 내려받습니다"),
-    "pull": ("download a profile, role or model", "프로필, 역할 또는 모델을 내려받습니다"),
+    "models": ("list, plan, download, verify or remove models", "모델을 보고, 내려받고, 확인하고, 지웁니다"),
+    "plan": ("what profiles, roles or models need, before a download", "내려받기 전에 필요한 용량과 메모리를 봅니다"),
+    "pull": (
+        "download profiles, roles or models; without a name, all of the profile in use",
+        "프로필, 역할 또는 모델을 내려받습니다. 이름이 없으면 쓰는 프로필 전체",
+    ),
+    "names*": ("such as chat, commercial or qwen2.5:7b", "예: chat, commercial, qwen2.5:7b"),
+    "names+": ("models, such as qwen2.5:7b", "모델 이름 (예: qwen2.5:7b)"),
+    "path": ("a file or folder", "파일 또는 폴더"),
+    "name?": ("the model it is; else all that are found", "모델 이름. 없으면 찾은 모델 모두"),
+    "verify": ("hash the files anew; damaged ones are put aside", "파일을 다시 확인하고 손상된 것은 치워 둡니다"),
+    "remove": ("delete the files of models", "모델 파일을 지웁니다"),
+    "import": ("copy models from a file or folder, verified", "파일이나 폴더에서 모델을 확인하며 가져옵니다"),
+    "--dest": ("the models folder to use", "쓸 모델 폴더"),
+    "--from": ("take the files from a folder, such as a USB stick", "폴더(USB 등)에서 파일을 가져옵니다"),
+    "--dry-run": ("only show what would be fetched", "내려받지 않고 보여 주기만 합니다"),
     "status": ("what is loaded, and where data lives", "올라온 모델과 자료의 위치"),
     "doctor": ("what this machine is, and how models run on it", "이 컴퓨터와 모델의 실행 설정"),
     "demo": ("the main job on the starter models", "작은 모델로 보는 시연"),
@@ -54,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     language = locale_language()
     try:
         try:
-            arguments = _parser(language).parse_args(argv)
+            arguments = _parsed(language, argv)
             return int(arguments.run(arguments) or 0)
         finally:
             print(end="", flush=True)  # meets a closed pipe here, not when Python exits
@@ -62,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except OSError as error:
         return 0 if _reader_left(error) else _failed(str(error))
-    except KeyboardInterrupt:
-        print({"en": "gieok: interrupted", "ko": "gieok: 멈췄습니다"}[language], file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        complain("; ".join([{"en": "interrupted", "ko": "멈췄습니다"}[language], *map(str, stop.args)]))
         return 130
 
 
 def _failed(reason: str) -> int:
-    print("gieok:", " ".join(reason.splitlines()), file=sys.stderr)
+    complain(reason)
     return 1
 
 
@@ -88,163 +101,126 @@ def locale_language() -> Language:
 
 
 def _parser(language: Language) -> argparse.ArgumentParser:
-    def told(name: str) -> str:
-        return _HELP[name][language == "ko"]
-
-    parser = argparse.ArgumentParser("gieok", description=told(""))
-    parser.set_defaults(language=language)
-    parser.add_argument("--profile", help=told("--profile"))
-    parser.add_argument("--home", help=told("--home"))
-    parser.add_argument("--json", action="store_true", help=told("--json"))
-    parser.add_argument("--quiet", action="store_true", help=told("--quiet"))
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-
-    def verb(name: str, run: Callable[[Any], int | None], *words: str, under: Any = verbs) -> Any:
-        found = under.add_parser(name, help=told(name), description=told(name))
-        found.set_defaults(run=run)
-        for word in words:
-            found.add_argument(word.rstrip("*?"), nargs={"*": "+", "?": "?"}.get(word[-1]))
-        return found
-
-    verb("ask", _ask, "text")
-    verb("extract", _extract, "file")
-    verb("classify", _classify, "text*")
-    verb("summarize", _summarize, "file")
-    verb("embed", _embed, "text*")
-    verb("remember", _remember, "text")
-    verb("search", _search, "query").add_argument("-k", type=int, help=told("-k"))
-    verb("status", _status)
-    retune = verb("doctor", _doctor)
-    retune.add_argument("--retune", nargs="?", const=True, default=False, metavar="MODEL", help=told("--retune"))
-    verb("demo", _demo)
-    for name, below in (("memory", _MEMORY), ("models", _MODELS)):
-        parent = verbs.add_parser(name, help=told(name), description=told(name))
-        group = parent.add_subparsers(metavar="VERB", required=True)
-        for child, (run, words) in below.items():
-            verb(child, run, *words, under=group)
+    parser = argparse.ArgumentParser("gieok", description=_told("", language))
+    parser.set_defaults(language=language, profile=None, home=None, json=False, quiet=False)
+    _add_words(parser, _EVERYWHERE, language)
+    groups = {"": parser.add_subparsers(metavar="VERB", required=True)}
+    for path, (run, words) in _VERBS.items():
+        group, _, name = path.rpartition(" ")
+        if group not in groups:
+            above = groups[""].add_parser(group, help=_told(group, language), description=_told(group, language))
+            groups[group] = above.add_subparsers(metavar="VERB", required=True)
+        verb = groups[group].add_parser(name, help=_told(name, language), description=_told(name, language))
+        verb.set_defaults(run=run)
+        _add_words(verb, (*words, *_EVERYWHERE), language)
     return parser
 
 
-@contextmanager
-def _open(arguments: argparse.Namespace) -> Iterator[Engine]:
-    meter = Meter()
-    progress = None if arguments.quiet else meter
-    try:
-        with Engine(profile=arguments.profile, home=arguments.home, progress=progress) as engine:
-            yield engine
-    finally:
-        meter.end()
+def _add_words(parser: argparse.ArgumentParser, words: Sequence[str], language: Language) -> None:
+    for word in words:
+        if word in _OPTIONS:
+            parser.add_argument(word, help=_told(word, language), **_OPTIONS[word])
+        else:
+            told = _told(word, language) if word in _HELP else None  # of the rest, the verb says enough
+            parser.add_argument(word.rstrip("+*?"), nargs={"+": "+", "*": "*", "?": "?"}.get(word[-1]), help=told)
 
 
-def _show(arguments: argparse.Namespace, value: Any, lines: Sequence[str]) -> None:
-    if arguments.json:
-        print(json.dumps(value, ensure_ascii=False))
-    else:
-        print("\n".join(lines), end="\n" if lines else "")
+def _told(name: str, language: Language) -> str:
+    return _HELP[name][language == "ko"]
+
+
+def _parsed(language: Language, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; names may also stand behind options, which argparse leaves over."""
+    parser = _parser(language)
+    arguments, left = parser.parse_known_args(argv)
+    if left and ("names" not in arguments or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.names = [*arguments.names, *left]
+    return arguments
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine, engine.stream(arguments.text) as stream:
+    with opened(arguments) as engine, engine.stream(arguments.text) as stream:
         if not arguments.json:
             for piece in stream:
                 print(piece, end="", flush=True)
             print()
         else:
-            _show(arguments, stream.reply.to_dict(), [])
+            show(arguments, stream.reply.to_dict(), [])
 
 
 def _extract(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         found = engine.extract_memory(_read_dialogue(arguments.file))
     lines = [f"{kind}\t{item.when or ''}\t{item.quote}" for kind, item in found.items()]
-    _show(arguments, found.to_dict(), lines)
+    show(arguments, found.to_dict(), lines)
 
 
 def _classify(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         found = engine.classify(arguments.text)
     lines = [f"{one.label}\t{one.confidence:.2f}\t{text}" for one, text in zip(found, arguments.text, strict=True)]
-    _show(arguments, [one.to_dict() for one in found], lines)
+    show(arguments, [one.to_dict() for one in found], lines)
 
 
 def _summarize(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         summary = engine.summarize(_read_dialogue(arguments.file))
-    _show(arguments, summary.to_dict(), [summary.text])
+    show(arguments, summary.to_dict(), [summary.text])
 
 
 def _embed(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         vectors = engine.embed(arguments.text).to_dict()
-    _show(arguments, vectors, [" ".join(f"{x:.6f}" for x in row) for row in vectors["dense"]])
+    show(arguments, vectors, [" ".join(f"{x:.6f}" for x in row) for row in vectors["dense"]])
 
 
 def _remember(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         memories = engine.remember(arguments.text)
-    _show(arguments, [memory.to_dict() for memory in memories], [memory.id for memory in memories])
+    show(arguments, [memory.to_dict() for memory in memories], [memory.id for memory in memories])
 
 
 def _search(arguments: argparse.Namespace) -> None:
     asked = {} if arguments.k is None else {"k": arguments.k}
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         hits = engine.search(arguments.query, **asked)
     lines = [f"{hit.score:.3f}\t{hit.memory.id}\t{hit.memory.text}" for hit in hits]
-    _show(arguments, [hit.to_dict() for hit in hits], lines)
+    show(arguments, [hit.to_dict() for hit in hits], lines)
 
 
 def _memory_list(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         memories = engine.memories()
     lines = [f"{memory.id}\t{memory.created:%Y-%m-%d}\t{memory.text}" for memory in memories]
-    _show(arguments, [memory.to_dict() for memory in memories], lines)
+    show(arguments, [memory.to_dict() for memory in memories], lines)
 
 
 def _memory_show(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         fields = engine.memory(arguments.id).to_dict()
-    _show(arguments, fields, [f"{name}\t{'' if value is None else value}" for name, value in fields.items()])
+    show(arguments, fields, [f"{name}\t{'' if value is None else value}" for name, value in fields.items()])
 
 
 def _memory_forget(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         engine.forget(arguments.id)
-    _show(arguments, {"forgotten": arguments.id}, [])
-
-
-def _models_list(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
-        entries = engine.catalogue()
-    lines = [
-        f"{'✓' if one['installed'] else ' '} {one['name']:26} {_gigabytes(one['size']):>7}  {one['license'] or '?'}"
-        + (f"  ({one['note']})" if one["note"] else "")
-        for one in entries
-    ]
-    _show(arguments, entries, lines)
-
-
-def _gigabytes(size: int | None) -> str:
-    return "?" if size is None else f"{size / 1e9:.1f} GB"
-
-
-def _models_pull(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
-        paths = [str(path) for path in engine.pull(arguments.name)]
-    _show(arguments, paths, paths)
+    show(arguments, {"forgotten": arguments.id}, [])
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         fields = engine.status().to_dict()
-    _show(arguments, fields, [f"{name}\t{value}" for name, value in fields.items()])
+    show(arguments, fields, [f"{name}\t{value}" for name, value in fields.items()])
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
-    with _open(arguments) as engine:
+    with opened(arguments) as engine:
         found = engine.doctor(retune=arguments.retune)
-    facts = {**found, "ram": _gigabytes(found["ram"]), **found["versions"]}
+    facts = {**found, "ram": gigabytes(found["ram"]), **found["versions"]}
     lines = [f"{name}\t{value}" for name, value in facts.items() if name not in ("versions", "models")]
-    _show(arguments, found, [*lines, *map(_doctor_line, found["models"])])
+    show(arguments, found, [*lines, *map(_doctor_line, found["models"])])
 
 
 def _doctor_line(model: dict[str, Any]) -> str:
@@ -275,14 +251,38 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run(arguments.language)
 
 
-_MEMORY: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
-    "list": (_memory_list, ()),
-    "show": (_memory_show, ("id",)),
-    "forget": (_memory_forget, ("id",)),
+_VERBS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
+    "ask": (_ask, ("text",)),
+    "extract": (_extract, ("file",)),
+    "classify": (_classify, ("text+",)),
+    "summarize": (_summarize, ("file",)),
+    "embed": (_embed, ("text+",)),
+    "remember": (_remember, ("text",)),
+    "search": (_search, ("query", "-k")),
+    "status": (_status, ()),
+    "doctor": (_doctor, ("--retune",)),
+    "demo": (_demo, ()),
+    "memory list": (_memory_list, ()),
+    "memory show": (_memory_show, ("id",)),
+    "memory forget": (_memory_forget, ("id",)),
+    "models list": (model_commands.list_models, ("--dest",)),
+    "models plan": (model_commands.plan, ("names*", "--dest")),
+    "models pull": (model_commands.pull, ("names*", "--from", "--dest", "--dry-run")),
+    "models verify": (model_commands.verify, ("names*", "--dest")),
+    "models remove": (model_commands.remove, ("names+", "--dest")),
+    "models import": (model_commands.take, ("path", "name?", "--dest")),
 }
-_MODELS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
-    "list": (_models_list, ()),
-    "pull": (_models_pull, ("name",)),
+_EVERYWHERE = ("--profile", "--home", "--json", "--quiet")  # before the verb or behind it
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--profile": {"default": argparse.SUPPRESS},
+    "--home": {"default": argparse.SUPPRESS, "metavar": "DIR"},
+    "--json": {"action": "store_true", "default": argparse.SUPPRESS},
+    "--quiet": {"action": "store_true", "default": argparse.SUPPRESS},
+    "-k": {"type": int, "metavar": "N"},
+    "--retune": {"nargs": "?", "const": True, "default": False, "metavar": "MODEL"},
+    "--dest": {"type": Path, "metavar": "DIR"},
+    "--from": {"type": Path, "metavar": "DIR", "dest": "source"},
+    "--dry-run": {"action": "store_true"},
 }
 
 
@@ -311,41 +311,3 @@ def _read(file: str) -> str:
         return sys.stdin.read()
     except UnicodeDecodeError:
         raise InvalidInput(f"{file} is not UTF-8; save it as UTF-8") from None
-
-
-_TERMINAL_SECONDS, _FILE_SECONDS = 0.1, 10.0  # between two lines of progress
-
-
-class Meter:
-    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._began: dict[str, float] = {}
-        self._said = float("-inf")
-        self._width = 0
-
-    def __call__(self, event: Progress) -> None:
-        now = time.monotonic()
-        began = self._began.setdefault(event.task, now)
-        ended = bool(event.total) and event.done >= event.total
-        terminal = sys.stderr.isatty()
-        quiet = now - self._said < _TERMINAL_SECONDS if terminal else now - max(self._said, began) < _FILE_SECONDS
-        if quiet and not (terminal and ended):
-            return
-        self._said = now
-        line = f"{event.task}: {_amount(event)} · {now - began:.0f} s"
-        end = "\n" if ended or not terminal else ""
-        print(("\r" if terminal else "") + line.ljust(self._width), end=end, file=sys.stderr, flush=True)
-        self._width = 0 if end else len(line)
-
-    def end(self) -> None:
-        """End a line that waits to be overwritten, so that what follows has its own."""
-        if self._width:
-            print(file=sys.stderr)
-            self._width = 0
-
-
-def _amount(event: Progress) -> str:
-    if event.unit == "bytes":
-        return f"{event.done / 1e6:.0f} / {event.total / 1e6:.0f} MB" if event.total else f"{event.done / 1e6:.0f} MB"
-    return f"{event.done} / {event.total} {event.unit}" if event.total else f"{event.done} {event.unit}"

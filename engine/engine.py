@@ -25,6 +25,7 @@ from engine.worker import Worker
 
 if TYPE_CHECKING:
     from engine.korean.morphemes import Analyser
+    from engine.library import Library
     from engine.memory import MemoryStore
     from engine.models import Status
     from engine.records import Hit, Memory
@@ -305,29 +306,27 @@ class Engine:
 
     # ---- models
 
+    @property
+    def library(self) -> Library:
+        """The models that can be had: plan, pull, verify, remove, take. Raises `EngineClosed`."""
+        from engine.library import Library
+
+        self._worker.check()
+        return Library(self._config, self._models.wanted, self._worker.heed, self._progress)
+
     def pull(self, name: str, *, progress: ProgressCallback | None = None) -> list[Path]:
-        """Download the models of a profile, role or name; return where they are. The only method that uses a network.
+        """Download the models of a profile, role or name; return where they are. Nothing else uses a network.
 
         What is there already is not fetched again. Raises `DownloadError`, `ModelNotFound`, `Cancelled`.
         """
-        from engine import hub
-
-        self._worker.check()
-        return [hub.pull(spec, progress=progress or self._progress) for spec in self._models.wanted(name)]
+        return self.library.pull(name, progress=progress)
 
     def catalogue(self) -> list[dict[str, Any]]:
-        """Return every known model: name, kind, aliases, size in bytes, license, note, and whether it is installed.
+        """Return every known model: what it is and needs, its licence, whether it is installed; `size`, `ram` in bytes.
 
         Raises `EngineClosed`.
         """
-        from engine import layout
-
-        self._worker.check()
-        shown = {"name", "kind", "aliases", "size", "license", "commercial", "note"}
-        return [
-            {**spec.model_dump(include=shown), "installed": layout.installed(spec)}
-            for spec in self._config.models.values()
-        ]
+        return self.library.entries()
 
     def load(self, role: str) -> None:
         """Load the model of a role or name now. Raises `ModelNotFound`, `ModelCorrupt`, `EngineClosed`."""

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 import pytest
 
 import engine
-from engine import cli
+from engine import cli, console
 from engine.config import packaged_file
 from engine.errors import EngineError, InvalidInput, MemoryNotFound, ModelNotFound
 from engine.inputs import CATEGORIES, check_dialogue
@@ -64,9 +63,14 @@ class FakeEngine:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
+    @property
+    def library(self) -> Self:
+        return self
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*given: Any, **keywords: Any) -> Any:
-            self.calls.append((name, given, keywords))
+            if name != "disk":  # which every plan looks at
+                self.calls.append((name, given, keywords))
             if self.made["progress"]:
                 self.made["progress"](Progress("load fake", 1, 1, "model"))
             if self.fails is not None:
@@ -90,11 +94,12 @@ ANSWERS: dict[str, Any] = {
     "memories": [MEMORY],
     "memory": MEMORY,
     "forget": None,
-    "catalogue": [
-        {"name": "here", "installed": True, "size": 98_362_432, "license": "MIT", "note": "small"},
-        {"name": "away", "installed": False, "size": None, "license": None, "note": None},
-    ],
-    "pull": [Path("models/here")],
+    "entries": [],
+    "plan": [],
+    "disk": {"folder": "models", "free": 10**10},
+    "verify": [],
+    "remove": 2_000_000,
+    "take": [Path("models/here")],
     "doctor": {
         "python": "3.11.9",
         "cores": 2,
@@ -122,7 +127,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         made.made = keywords
         return made
 
-    monkeypatch.setattr(cli, "Engine", make)
+    monkeypatch.setattr(console, "Engine", make)
     return made
 
 
@@ -138,8 +143,12 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["memory", "list"], "memories"),
     (["memory", "show", "m1"], "memory"),
     (["memory", "forget", "m1"], "forget"),
-    (["models", "list"], "catalogue"),
-    (["models", "pull", "starter"], "pull"),
+    (["models", "list"], "entries"),
+    (["models", "plan"], "entries plan"),
+    (["models", "pull", "starter"], "entries plan"),
+    (["models", "verify"], "entries verify"),
+    (["models", "remove", "x"], "remove"),
+    (["models", "import", "."], "take"),
     (["status"], "status"),
     (["doctor"], "doctor"),
     (["doctor", "--retune"], "doctor"),
@@ -161,9 +170,10 @@ def test_with_json_stdout_is_one_json_value(fake: FakeEngine, capsys: Output, co
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
     json.loads(out)
-    assert [name for name, _, _ in fake.calls] == [method]
+    assert [name for name, _, _ in fake.calls] == method.split()
     assert fake.closed
-    assert err == ""  # progress elsewhere than on a terminal begins after ten seconds
+    # progress elsewhere than on a terminal begins after ten seconds
+    assert err == ("there is no model in models\n" if "verify" in command else "")
 
 
 @pytest.mark.parametrize(("command", "method"), COMMANDS)
@@ -191,11 +201,15 @@ def test_an_interrupt_is_told_and_is_130(
 ) -> None:
     fake.fails = KeyboardInterrupt()
     assert cli.main(["--quiet", *command]) == 130
-    assert capsys.readouterr() == ("", "gieok: interrupted\n")
+    english, korean = "gieok: interrupted", "gieok: 멈췄습니다"
+    if "import" in command:  # what copies files says how to go on
+        english += "; the same command goes on from there (a file of the package index begins anew)"
+        korean += "; 같은 명령을 다시 실행하면 이어서 받습니다 (파이썬 패키지 파일은 처음부터)"
+    assert capsys.readouterr() == ("", f"{english}\n")
     assert fake.closed
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
     assert cli.main(["--quiet", *command]) == 130
-    assert capsys.readouterr() == ("", "gieok: 멈췄습니다\n")
+    assert capsys.readouterr() == ("", f"{korean}\n")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +224,7 @@ def test_an_interrupt_is_told_and_is_130(
         (["search", "a"], ["0.912\tm1\t저는 땅콩을 못 먹어요"]),
         (["memory", "list"], ["m1\t2026-03-11\t저는 땅콩을 못 먹어요"]),
         (["memory", "forget", "m1"], []),
-        (["models", "pull", "x"], [str(Path("models/here"))]),
+        (["models", "import", "."], [str(Path("models/here"))]),
     ],
 )
 @pytest.mark.usefixtures("typed")
@@ -227,13 +241,6 @@ def test_a_memory_is_shown_field_by_field(fake: FakeEngine, capsys: Output) -> N
     assert cli.main(["memory", "show", "m1"]) == 0
     shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert shown == {name: "" if value is None else str(value) for name, value in MEMORY.to_dict().items()}
-
-
-def test_the_catalogue_tells_no_size_that_is_not_known(fake: FakeEngine, capsys: Output) -> None:
-    assert cli.main(["models", "list"]) == 0
-    here, away = capsys.readouterr().out.splitlines()
-    assert here.split() == ["✓", "here", "0.1", "GB", "MIT", "(small)"]
-    assert away.split() == ["away", "?", "?"]
 
 
 def test_the_doctor_shows_how_every_model_runs(fake: FakeEngine, capsys: Output) -> None:
@@ -260,13 +267,27 @@ def test_what_the_doctor_is_to_measure_reaches_the_engine(
 def test_options_reach_the_engine(fake: FakeEngine) -> None:
     assert cli.main(["--profile", "starter", "--home", "집", "status"]) == 0
     assert (fake.made["profile"], fake.made["home"]) == ("starter", "집")
-    assert isinstance(fake.made["progress"], cli.Meter)
+    assert isinstance(fake.made["progress"], console.Meter)
     assert cli.main(["--quiet", "status"]) == 0
     assert fake.made == {"profile": None, "home": None, "progress": None}
     assert cli.main(["search", "a", "-k", "9"]) == 0
     assert fake.calls[-1] == ("search", ("a",), {"k": 9})
     assert cli.main(["search", "a"]) == 0
     assert fake.calls[-1] == ("search", ("a",), {})
+
+
+@pytest.mark.parametrize("command", [["--json", "--quiet", "status"], ["status", "--quiet", "--json"]])
+def test_an_option_for_all_verbs_stands_before_or_behind_them(
+    fake: FakeEngine, capsys: Output, command: list[str]
+) -> None:
+    assert cli.main(["--home", "a", *command, "--home", "b"]) == 0
+    assert (fake.made["home"], fake.made["progress"]) == ("b", None)
+    assert json.loads(capsys.readouterr().out)["profile"] == "starter"
+
+
+def test_names_may_stand_on_both_sides_of_an_option(fake: FakeEngine) -> None:
+    assert cli.main(["models", "plan", "a", "--dest", "x", "b", "c"]) == 0
+    assert [given for name, given, _ in fake.calls if name == "plan"] == [("a",), ("b",), ("c",)]
 
 
 # ---- dialogues
@@ -379,8 +400,8 @@ def test_a_bug_is_not_dressed_up_as_a_reason(fake: FakeEngine) -> None:
     "command",
     [
         [], ["nonsense"], ["ask"], ["ask", "a", "b"], ["classify"], ["extract"], ["memory"], ["memory", "eat"],
-        ["memory", "show"], ["models"], ["models", "pull"], ["search", "a", "-k", "many"], ["--colour", "status"],
-        ["--profile"], ["status", "--json"],
+        ["memory", "show"], ["models"], ["models", "remove"], ["models", "pull", "--fast"], ["search", "a", "-k", "many"], ["--colour", "status"],
+        ["--profile"], ["status", "now"], ["ask", "a", "--json", "b"],
     ],
 )  # fmt: skip
 def test_wrong_usage_is_2_and_leaves_stdout_empty(fake: FakeEngine, capsys: Output, command: list[str]) -> None:
@@ -439,6 +460,10 @@ def test_every_verb_and_option_is_documented_in_both_languages() -> None:
             if one.option_strings:
                 assert (one.help, other.help) == cli._HELP[one.option_strings[-1]]
                 used.add(one.option_strings[-1])
+            elif one.help:
+                word = f"{one.dest}{one.nargs or ''}"
+                assert (one.help, other.help) == cli._HELP[word]
+                used.add(word)
     top = [a for a in cli._parser("en")._actions if a.option_strings and a.dest != "help"]
     used |= {option.option_strings[-1] for option in top}
     assert used == set(cli._HELP)
@@ -467,22 +492,6 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_progress_is_one_line_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    clock = iter(range(100))
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    meter = cli.Meter()
-    for done in (0, 50_000_000, 100_000_000):
-        meter(Progress("download x", done, 100_000_000, "bytes"))
-    assert screen.getvalue().split("\r")[1:] == [
-        "download x: 0 / 100 MB · 0 s",
-        "download x: 50 / 100 MB · 1 s",
-        "download x: 100 / 100 MB · 2 s\n",
-    ]
-    meter.end()
-    assert screen.getvalue().count("\n") == 1
-
-
 def test_an_error_does_not_stand_on_the_line_of_progress(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
 
@@ -493,17 +502,6 @@ def test_an_error_does_not_stand_on_the_line_of_progress(fake: FakeEngine, monke
     monkeypatch.setattr(fake, "status", status, raising=False)
     assert cli.main(["status"]) == 1
     assert screen.getvalue() == "\rload x: 0 / 1 model · 0 s\ngieok: no\n"
-
-
-def test_elsewhere_progress_is_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
-    clock = iter(range(100))
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    meter = cli.Meter()
-    for done in range(25):
-        meter(Progress("embed", done, 0, "texts"))
-    meter.end()
-    assert log.getvalue().splitlines() == ["embed: 10 texts · 10 s", "embed: 20 texts · 20 s"]
 
 
 # ---- real runs

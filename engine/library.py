@@ -1,0 +1,198 @@
+"""The models that can be had: which there are, what each needs, and how they come and go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import folder, footprint, hub, layout, pins, upkeep
+from engine.config import Config, ModelSpec
+from engine.errors import DownloadError, ModelNotFound
+from engine.footprint import Footprint
+from engine.metrics import Progress, ProgressCallback
+from engine.upkeep import Checked
+
+if TYPE_CHECKING:
+    from engine.pins import Pin
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """A file of a model; `size` in bytes, None where nobody told it yet."""
+
+    name: str
+    size: int | None
+    installed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What a model is and needs, before it comes: bytes to download, of disk in the end, and of RAM when loaded.
+
+    A number is None where the catalogue does not know it; `files` is empty where only its repository can tell them.
+    """
+
+    model: str
+    kind: str
+    source: str
+    license: str | None
+    commercial: bool | None
+    gated: bool
+    note: str | None
+    installed: bool
+    files: tuple[FilePlan, ...]
+    download: int | None
+    disk: int | None
+    ram: Footprint
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "ram": self.ram.to_dict()}
+
+
+class Library:
+    """The catalogue of one configuration.
+
+    `wanted` gives the entries of a profile, role or name, and of all roles for None. `heed` is called all along what
+    takes long; what it raises ends that.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        wanted: Callable[[str | None], list[ModelSpec]],
+        heed: Callable[[], object],
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._config, self._wanted, self._heed, self._progress = config, wanted, heed, progress
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return every known model as JSON-ready values, `ram` and `size` in bytes."""
+        shown = {
+            "name", "kind", "aliases", "size", "context", "dim", "korean", "license", "commercial", "gated", "note",
+        }  # fmt: skip
+        return [
+            {
+                **spec.model_dump(include=shown),
+                "ram": self._ram(spec).total,
+                "installed": layout.installed(spec),
+            }
+            for spec in self._config.models.values()
+        ]
+
+    def disk(self) -> dict[str, Any]:
+        """Return the models folder, and how many bytes are free on its disk; the folder need not exist yet."""
+        folder = layout.models_dir()
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        return {"folder": str(folder), "free": shutil.disk_usage(existing).free}
+
+    def plan(self, name: str | None = None) -> list[ModelPlan]:
+        """Return what the models of a profile, role or name need; no file has to be here, and nothing is asked.
+
+        Without a name, those of the engine's own profile.
+
+        Raises `ModelNotFound`, `ConfigError`.
+        """
+        locked = pins.read()
+        return [self._plan(spec, locked.get(spec.name)) for spec in self._wanted(name)]
+
+    def pull(
+        self, name: str | None = None, *, source: Path | None = None, progress: ProgressCallback | None = None
+    ) -> list[Path]:
+        """Fetch the models of a profile, role or name, from the folder `source` if it is named; return where they are.
+
+        Without a name, those of the engine's own profile.
+
+        Raises `DownloadError`, `ModelNotFound`, `ModelCorrupt`, `Cancelled`.
+        """
+        told = self._telling(progress)
+        return [hub.pull(spec, source=source, progress=told) for spec in self._wanted(name)]
+
+    def verify(self, name: str | None = None, *, progress: ProgressCallback | None = None) -> list[Checked]:
+        """Hash the files of the models of `name` anew, or of all that are here. Raises as `upkeep.verify` does."""
+        specs = self._wanted(name) if name else [spec for spec in self._config.models.values() if self._is_here(spec)]
+        return [found for spec in specs for found in upkeep.verify(spec, progress=self._telling(progress))]
+
+    def remove(self, name: str) -> int:
+        """Delete the files of one model, by name or alias; return how many bytes that frees.
+
+        Raises `ModelNotFound`, `DownloadError`.
+        """
+        return upkeep.remove(self._config.model(name))
+
+    def take(self, path: Path, name: str | None = None, *, progress: ProgressCallback | None = None) -> list[Path]:
+        """Copy models from a file or folder of the user's, verified like a download; return where they are now.
+
+        Without `name`, all models of the catalogue that are found there. Raises `DownloadError`, `ModelNotFound`.
+        """
+        specs = [self._config.model(name)] if name else self._recognised(path)
+        return [hub.pull(spec, source=path, progress=self._telling(progress)) for spec in specs]
+
+    def _telling(self, progress: ProgressCallback | None) -> ProgressCallback:
+        shown = progress or self._progress
+
+        def tell(event: Progress) -> object:
+            self._heed()
+            return shown(event) if shown else None
+
+        return tell
+
+    def _recognised(self, path: Path) -> list[ModelSpec]:
+        where = path.parent if path.is_file() else path
+        found = [spec for spec in self._config.models.values() if _has(where, spec, path)]
+        if not found:
+            raise ModelNotFound(
+                f"nothing in {path} is called like the files of a model of the catalogue. Name the model after the "
+                f'path; or use your own file as it lies: Engine(models={{"chat": "FILE.gguf"}}).',
+                model=str(path),
+            )
+        return found
+
+    def _is_here(self, spec: ModelSpec) -> bool:
+        return not spec.source.path and (layout.installed(spec) or spec.name in pins.read())
+
+    def _ram(self, spec: ModelSpec) -> Footprint:
+        return footprint.estimate(spec, self._config.engine)
+
+    def _plan(self, spec: ModelSpec, pin: Pin | None) -> ModelPlan:
+        files = tuple(_files(spec, pin))
+        missing = [file for file in files if not file.installed]
+        there = layout.installed(spec) and not missing
+        sizes = [file.size for file in missing]
+        known = None if None in sizes else sum(size or 0 for size in sizes)
+        return ModelPlan(
+            model=spec.name,
+            kind=spec.kind,
+            source=spec.source.repo or spec.source.package or str(spec.source.path),
+            license=spec.license,
+            commercial=spec.commercial,
+            gated=spec.gated,
+            note=spec.note,
+            installed=there,
+            files=files,
+            download=0 if there else known if files and known is not None else spec.size,
+            disk=sum(file.size for file in pin.files.values()) if pin else spec.weights if spec.convert else spec.size,
+            ram=self._ram(spec),
+        )
+
+
+def _files(spec: ModelSpec, pin: Pin | None) -> Iterable[FilePlan]:
+    if pin:
+        for name, pinned in pin.files.items():
+            yield FilePlan(name, pinned.size, (layout.home(spec) / name).is_file())
+        return
+    for name in spec.source.files:
+        place = layout.home(spec) / hub.final_name(spec, layout.target(spec, name))
+        there = layout.installed(spec) if spec.convert else place.is_file()
+        yield FilePlan(name, spec.sizes.get(name, spec.size if len(spec.source.files) == 1 else None), there)
+
+
+def _has(where: Path, spec: ModelSpec, path: Path) -> bool:
+    try:
+        found = folder.listing(spec, where)
+    except DownloadError:
+        return False
+    return path == where or any(place.samefile(path) for _, place in found.values())

@@ -431,7 +431,7 @@ def test_a_profile_is_pulled_without_what_nothing_uses(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pulled: list[str] = []
-    monkeypatch.setattr(hub, "pull", lambda spec, progress: pulled.append(spec.name) or tmp_path)
+    monkeypatch.setattr(hub, "pull", lambda spec, source, progress: pulled.append(spec.name) or tmp_path)
     engine.pull("default")
     assert sorted(pulled) == ["bge-m3", "qwen2.5-3b-instruct", "qwen2.5-7b-instruct"]
     engine.pull("llama3.2:3b")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from engine import cli
 
 ROOT = Path(__file__).parents[1]
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")}
@@ -36,3 +39,11 @@ def test_every_link_leads_to_a_file(name: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", READMES[name]) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("file", ["README.md", "README.ko.md", "docs/models.md"])
+def test_every_command_that_is_shown_is_understood(file: str) -> None:
+    shown = re.findall(r"^gieok .*", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert shown
+    for line in shown:
+        cli._parser("en").parse_args(shlex.split(line, comments=True)[1:])

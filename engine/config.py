@@ -29,13 +29,8 @@ from engine.toml_lines import line_of
 
 LLM_ROLES = ("chat", "summary", "extraction", "classification")
 ROLES = (*LLM_ROLES, "embedding", "fallback")
-OF_THE_FILES = (
-    "revision",
-    "sha256",
-    "size",
-    "sizes",
-    "weights",
-)  # what an entry says of its source's files, and of no others
+# what an entry says of its source's files, and of no others
+OF_THE_FILES = ("revision", "sha256", "size", "sizes", "weights")
 _OF_KIND = {  # keys that mean nothing to the other kind
     "llm": {
         "n_ctx", "n_gpu_layers", "parallel", "flash_attention", "sampling", "chat_template", "template_args",

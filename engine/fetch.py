@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,8 +76,12 @@ class Unreachable(Interrupted):
     """There was nobody to ask; where nothing has come yet, patience is shorter."""
 
 
-class _Wrong(Exception):
-    """What came is not what is wanted; the source is asked once more, from the start."""
+class Wrong(Exception):
+    """What came is not what is wanted; the source is asked once more. The part is thrown away unless it is `kept`."""
+
+    def __init__(self, why: str, *, kept: bool = False) -> None:
+        super().__init__(why)
+        self.kept = kept
 
 
 Open = Callable[[int], AbstractContextManager[Body]]  # the bytes from an offset on; raises `Interrupted`
@@ -91,17 +96,23 @@ def fetch(remote: Remote, part: Path, source: Open, tell: Tell) -> str:
     """
     try:
         return _fetch(remote, part, source, tell)
-    except _Wrong:
-        part.unlink(missing_ok=True)
+    except Wrong as wrong:
+        _drop(part, wrong)
     try:
         return _fetch(remote, part, source, tell)
-    except _Wrong as wrong:
-        part.unlink(missing_ok=True)
+    except Wrong as wrong:
+        _drop(part, wrong)
+        kept = "what came before is kept" if wrong.kept else "nothing of it was kept"
         raise DownloadError(
-            f"{remote.name} {wrong}, twice; nothing of it was kept. Something changed it on its way or at its source: "
-            "try again later, and if that brings the same, do not use this source.",
+            f"{remote.name} {wrong}, twice; {kept}. Something changed it on its way or at its source: try again later, "
+            "and if that brings the same, do not use this source.",
             file=remote.name,
         ) from None
+
+
+def _drop(part: Path, wrong: Wrong) -> None:
+    if not wrong.kept:
+        part.unlink(missing_ok=True)
 
 
 def retried(what: str, file: str, once: Callable[[], T], tell: Tell) -> T:
@@ -141,32 +152,34 @@ class _Turns:
 class _Part:
     """The beginning of a file on the disk, and the hashes of it."""
 
-    def __init__(self, path: Path, remote: Remote, tell: Tell) -> None:
-        self.out = path.open("a+b", buffering=0)  # a killed process loses nothing that was written
-        self.remote, self._tell, self._told = remote, tell, 0.0
-        self.restart(keep=True)
-
-    def restart(self, *, keep: bool = False) -> None:
-        """Begin anew; with `keep`, what is there counts."""
-        self._sha256 = hashlib.sha256()
-        self._blob = hashlib.sha1(b"blob %d\0" % (self.remote.size or 0), usedforsecurity=False)
-        self.size = 0
-        if not keep:
-            self.out.truncate(0)
-            return
-        self.out.seek(0)
-        while block := self.out.read(_BLOCK):
+    def __init__(self, out: FileIO, remote: Remote, tell: Tell) -> None:
+        self.remote = remote
+        self._out, self._tell, self._told = out, tell, 0.0
+        self._begin()
+        self._out.seek(0)
+        while block := self._out.read(_BLOCK):
             self._hash(block)
             self.tell("check")
+
+    def restart(self) -> None:
+        """Forget what is there."""
+        self._out.truncate(0)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.size, self._sha256 = 0, hashlib.sha256()
+        # git's id, which is all that is known of small files, begins with their size
+        git = self.remote.blob and not self.remote.sha256 and self.remote.size is not None
+        self._blob = hashlib.sha1(b"blob %d\0" % (self.remote.size or 0), usedforsecurity=False) if git else None
 
     def add(self, piece: bytes) -> None:
         """Append what came. Raises `OSError`."""
         left = memoryview(piece)
         while left:
-            left = left[self.out.write(left) or 0 :]
+            left = left[self._out.write(left) or 0 :]
         self._hash(piece)
         if self.remote.size is not None and self.size > self.remote.size:
-            raise _Wrong(f"is longer than its {self.remote.size} bytes")
+            raise Wrong(f"is longer than its {self.remote.size} bytes")
         self.tell("download")
 
     def tell(self, doing: str, *, always: bool = False) -> None:
@@ -178,25 +191,29 @@ class _Part:
     def finish(self) -> str:
         """Put the bytes on the disk and return their sha256, if they are right."""
         self.tell("download", always=True)
-        sha256, blob = self._sha256.hexdigest(), self._blob.hexdigest()
+        sha256, blob = self._sha256.hexdigest(), self._blob.hexdigest() if self._blob else None
         if self.remote.size is not None and self.size != self.remote.size:
-            raise _Wrong(f"has {self.size} bytes where {self.remote.size} are expected")
+            raise Wrong(f"has {self.size} bytes where {self.remote.size} are expected")
         if self.remote.sha256 not in (None, sha256):
-            raise _Wrong(f"came with sha256 {sha256} where {self.remote.sha256} is expected")
-        if self.remote.sha256 is None and self.remote.blob not in (None, blob):
-            raise _Wrong(f"came with git's id {blob} where {self.remote.blob} is expected")
-        os.fsync(self.out.fileno())
+            raise Wrong(f"came with sha256 {sha256} where {self.remote.sha256} is expected")
+        if blob and blob != self.remote.blob:
+            raise Wrong(f"came with git's id {blob} where {self.remote.blob} is expected")
+        os.fsync(self._out.fileno())
         return sha256
 
     def _hash(self, block: bytes) -> None:
         self._sha256.update(block)
-        self._blob.update(block)
+        if self._blob:
+            self._blob.update(block)
         self.size += len(block)
 
 
 def _fetch(remote: Remote, path: Path, source: Open, tell: Tell) -> str:
-    part = _Part(path, remote, tell)
-    with _not_empty(path), part.out:
+    if path.is_symlink():  # what it leads to is not ours
+        path.unlink()
+    # without a buffer, a killed process loses nothing that was written
+    with _not_empty(path), path.open("a+b", buffering=0) as out:
+        part = _Part(out, remote, tell)
         turns = _Turns(remote.name, remote.name, tell)
         while remote.size is None or part.size < remote.size or not part.size:
             before = part.size
@@ -226,12 +243,12 @@ def _read(part: _Part, source: Open) -> None:
     """Append all that the source has from here on."""
     size = part.remote.size
     with source(part.size) as body:
+        if size is not None and body.total not in (None, size):  # the page of a network that wants a login, say
+            raise Wrong(f"has {body.total} bytes at its source where {size} are expected", kept=True)
+        if body.start not in (0, part.size):
+            raise Wrong(f"came from byte {body.start} on, where {part.size} was asked for")
         if body.start != part.size:
-            if body.start:
-                raise _Wrong(f"came from byte {body.start} on, where {part.size} was asked for")
             part.restart()
-        if size is not None and body.total not in (None, size):
-            raise _Wrong(f"has {body.total} bytes at its source where {size} are expected")
         for piece in body.pieces:
             part.add(piece)
     if size is not None and part.size < size:

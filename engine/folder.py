@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from engine import pins
 from engine.config import ModelSpec
@@ -16,37 +18,69 @@ from engine.layout import target
 _PIECE = 1 << 20  # bytes read at a time
 
 
-def listing(spec: ModelSpec, folder: Path) -> dict[str, tuple[Remote, Path]]:
-    """Return name → file of a model that `folder` has: in a folder of its name, or loose.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a model in a folder, by name, and the commit they are of, where its models.lock tells."""
+
+    revision: str | None
+    files: Mapping[str, tuple[Remote, Path]]
+
+
+def listing(spec: ModelSpec, folder: Path) -> Found:
+    """Return the files of a model that `folder` has: in a folder of its name, or loose.
 
     A models.lock there tells which files belong to it, and their hashes. `folder` may also be the one file of a
     model. Raises `DownloadError`.
     """
     if folder.is_file() and len(spec.source.files) == 1:
         name = target(spec, spec.source.files[0])
-        return {name: (Remote(name, folder.stat().st_size), folder)}
+        return Found(None, {name: (Remote(name, folder.stat().st_size), folder)})
     if not folder.is_dir():
         raise DownloadError(f"there is no folder {folder}.", file=spec.name)
     pin = pins.read(folder).get(spec.name)
     known = {name: file.sha256 for name, file in pin.files.items()} if pin else {}
     wanted = list(known) or [target(spec, file) for file in spec.source.files] or names(folder / spec.name)
     found = {name: _find(spec, folder, name) for name in wanted}
-    missing = [name for name, path in found.items() if path is None]
+    _check_all(spec, folder, found)
+    files = {name: (Remote(name, path.stat().st_size, known.get(name)), path) for name, path in found.items() if path}
+    return Found(pin.revision if pin else None, files)
+
+
+def _check_all(spec: ModelSpec, folder: Path, found: Mapping[str, Path | None]) -> None:
+    missing = next((name for name, path in found.items() if path is None), None)
     if missing or not found:
+        what = f"{missing} of {spec.name}. Put it" if missing else f"{spec.name}. Put its files"
         raise DownloadError(
-            f"{folder} has no {missing[0] if missing else spec.name}{f' of {spec.name}' if missing else ''}. "
-            f"Put {'the files' if missing else 'its files'} there, or into a folder {spec.name} in it.",
-            file=missing[0] if missing else spec.name,
+            f"{folder} has no {what} there, or into a folder {spec.name} in it.", file=missing or spec.name
         )
-    return {name: (Remote(name, path.stat().st_size, known.get(name)), path) for name, path in found.items() if path}
 
 
 @contextlib.contextmanager
 def read(path: Path, start: int) -> Iterator[Body]:
-    """Open the bytes of a file from `start` on. Raises `OSError`."""
-    with path.open("rb") as file:
+    """Open the bytes of a file from `start` on. Raises `DownloadError`, as reading them does."""
+    with _explained(path):
+        file = path.open("rb")
+    with file:
         file.seek(start)
-        yield Body(start, os.fstat(file.fileno()).st_size, iter(lambda: file.read(_PIECE), b""))
+        yield Body(start, os.fstat(file.fileno()).st_size, _pieces(path, file))
+
+
+def _pieces(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    while True:
+        with _explained(path):
+            piece = file.read(_PIECE)
+        if not piece:
+            return
+        yield piece
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DownloadError(f"{path} cannot be read: {why}. Copy it again.", file=path.name) from error
 
 
 def names(home: Path) -> list[str]:

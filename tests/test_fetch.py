@@ -93,6 +93,39 @@ def test_a_part_of_something_else_does_not_matter(
     assert part.read_bytes() == content
 
 
+def test_the_page_of_a_network_costs_nothing_of_what_came(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(CONTENT[:3000])
+    with pytest.raises(DownloadError, match=r"has 20 bytes at its source.*what came before is kept"):
+        run(Source(b"<html>Sign in</html>", total=20, ranges=False), tmp_path / "x")
+    source = Source()
+    assert run(source, tmp_path / "x") == SHA
+    assert source.asked == [3000]
+
+
+def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "x").symlink_to(tmp_path / "mine")
+    assert run(Source(), tmp_path / "x") == SHA
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_gits_id_is_not_asked_of_a_file_without_a_size(tmp_path: Path) -> None:
+    assert run(Source(b"{}"), tmp_path / "x", Remote("x", blob="0" * 40)) == hashlib.sha256(b"{}").hexdigest()
+
+
+def test_cancelling_the_check_of_a_part_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "POLL", -1.0)
+    (tmp_path / "x").write_bytes(CONTENT[:3000])
+
+    def stop(doing: str, _done: int) -> None:
+        if doing == "check":
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):  # a file that stays open is a warning, and warnings are errors
+        fetch.fetch(REMOTE, tmp_path / "x", Source(), stop)
+    assert (tmp_path / "x").read_bytes() == CONTENT[:3000]
+
+
 def test_a_source_without_ranges_begins_again(tmp_path: Path) -> None:
     source = Source(cuts=[5000], ranges=False)
     assert run(source, tmp_path / "x") == SHA
@@ -140,7 +173,7 @@ def test_nobody_there_is_said_sooner(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_twice_is_refused_and_leaves_nothing(tmp_path: Path, source: Source, why: str) -> None:
-    with pytest.raises(DownloadError, match=rf"x\.gguf {why}.*twice.*nothing of it was kept"):
+    with pytest.raises(DownloadError, match=rf"x\.gguf {why}.*twice; (nothing of it was|what came before is) kept"):
         run(source, tmp_path / "x")
     assert source.asked == [0, 0]
     assert not list(tmp_path.iterdir())

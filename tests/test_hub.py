@@ -353,6 +353,77 @@ def test_weights_come_last_to_their_place(remote: FakeHub, models: Path, monkeyp
     assert set(order[1:]) == {"model.safetensors", "tiny.gguf"}
 
 
+def stopped_at(monkeypatch: pytest.MonkeyPatch, models: Path, file: str) -> None:
+    """Let the process die where `file` would come to its place."""
+    real = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if Path(target) == models / "tiny" / file:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+
+
+def test_who_is_stopped_between_two_parts_ends_with_both_pinned(
+    remote: FakeHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {f"x-0000{n}-of-00002.gguf": bytes([n]) * 5000 for n in (1, 2)}
+    remote.commit("org/repo", parts)
+    first, second = sorted(parts)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, models, second)
+        with pytest.raises(KeyboardInterrupt):
+            hub.pull(hosted(first, second))
+    assert not hub.complete(hosted(first, second))
+    remote.asked.clear()
+    hub.pull(hosted(first, second))
+    assert not remote.sent(first, second)
+    assert sorted(pins.read()["tiny"].files) == [first, second]
+    assert there(models / "tiny") == parts
+
+
+def test_an_embedding_model_with_half_of_its_weights_is_not_complete(
+    remote: FakeHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {f"model-0000{n}-of-00002.safetensors": bytes([n]) * 5000 for n in (1, 2)}
+    remote.commit("org/repo", {"config.json": b"{}", **parts})
+    with monkeypatch.context() as patch:
+        stopped_at(patch, models, max(parts))
+        with pytest.raises(KeyboardInterrupt):
+            hub.pull(hosted(kind="embedding"))
+    hub.pull(hosted(kind="embedding"))
+    assert there(models / "tiny") == {"config.json": b"{}", **parts}
+
+
+def test_a_part_goes_on_where_only_the_commit_has_changed(remote: FakeHub, models: Path) -> None:
+    big = {"big.gguf": b"GGUF" + bytes(3_000_000)}
+    remote.commit("org/repo", big)
+    remote.pace = 4_000_000
+    with pytest.raises(Cancelled):
+        hub.pull(hosted("big.gguf"), progress=lambda event: event.done < 1_000_000)
+    remote.pace = 0
+    remote.commit("org/repo", {**big, "README.md": b"news"})
+    assert hub.pull(hosted("big.gguf")).read_bytes() == big["big.gguf"]
+    assert remote.again("big.gguf") < 1_000_000
+
+
+def test_no_folder_is_made_through_a_link(remote: FakeHub, models: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    models.mkdir(parents=True)
+    (models / "tiny").symlink_to(outside)
+    with pytest.raises(DownloadError, match="is a link that leaves"):
+        hub.pull(hosted(kind="embedding"))
+    assert not list(outside.iterdir())
+
+
+def test_two_files_may_not_become_one(remote: FakeHub, models: Path) -> None:
+    with pytest.raises(DownloadError, match=r"two files called model\.safetensors"):
+        hub.pull(hosted("model.safetensors", "pytorch_model.bin", kind="embedding"))
+    assert left(models) == []
+
+
 @pytest.mark.parametrize(
     ("source", "why"),
     [
@@ -469,6 +540,39 @@ def test_a_stick_with_the_models_folder_of_another_machine(
     with pytest.raises(DownloadError, match=r"model\.safetensors"):
         hub.pull(hosted(kind="embedding"), source=stick)
     assert not (models / "tiny" / "model.safetensors").exists()
+
+
+def test_a_cloned_repository_on_a_stick_gives_what_a_download_would(
+    remote: FakeHub, models: Path, tmp_path: Path
+) -> None:
+    for name, content in FILES.items():
+        place = tmp_path / "stick" / "tiny" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    home = hub.pull(hosted(kind="embedding"), source=tmp_path / "stick")
+    assert sorted(there(home)) == ["1_Pooling/config.json", "model.safetensors", "tiny.gguf"]
+
+
+def test_a_repair_from_a_stick_keeps_the_pinned_commit(remote: FakeHub, models: Path, tmp_path: Path) -> None:
+    path = hub.pull(hosted("tiny.gguf"))
+    pin = pins.read()["tiny"]
+    path.replace(tmp_path / "tiny.gguf")
+    hub.pull(hosted("tiny.gguf"), source=tmp_path)
+    assert pins.read()["tiny"] == pin
+
+
+def test_a_stick_that_cannot_be_read_is_named(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(WEIGHTS)
+    real = Path.open
+
+    def broken(self: Path, *args: Any, **named: Any) -> Any:
+        if self == tmp_path / "tiny.gguf":
+            raise OSError(5, "Input/output error")
+        return real(self, *args, **named)
+
+    monkeypatch.setattr(Path, "open", broken)
+    with pytest.raises(DownloadError, match=r"tiny\.gguf cannot be read: Input/output error"):
+        hub.pull(hosted("tiny.gguf"), source=tmp_path)
 
 
 # From an engine

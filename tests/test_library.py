@@ -124,6 +124,14 @@ def test_models_of_a_folder_are_recognised_and_verified(library: Library, models
         library.pull("tiny", source=tmp_path / "none")
 
 
+def test_one_of_several_parts_brings_the_others(library: Library, models: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"x-0000{number}-of-00002.gguf").write_bytes(WEIGHTS)
+    (path,) = library.take(tmp_path / "x-00002-of-00002.gguf")
+    assert path == models / "pair" / "x-00001-of-00002.gguf"
+    assert [found.state for found in library.verify("pair")] == ["ok", "ok"]
+
+
 def test_a_closed_engine_has_no_library(tmp_path: Path) -> None:
     engine = Engine(profile="starter", home=tmp_path)
     engine.close()

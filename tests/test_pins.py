@@ -53,6 +53,36 @@ def test_a_damaged_lock_pins_nothing_and_says_so(models: Path, caplog: pytest.Lo
     assert "models.lock cannot be read" in caplog.text
     pins.write("a", PIN)
     assert pins.read() == {"a": PIN}
+    assert (models / "models.lock.corrupt").read_text(encoding="utf-8") == text
+
+
+def test_a_lock_that_cannot_be_read_now_is_not_written_over(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins.write("a", PIN)
+
+    def busy(self: Path, **_how: str) -> str:
+        raise PermissionError(13, "used by another process")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", busy)
+        assert pins.read() == {}
+        with pytest.raises(PermissionError):
+            pins.write("b", PIN)
+    assert pins.read() == {"a": PIN}
+
+
+def test_a_reader_in_the_way_is_waited_for(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals, real = [PermissionError(13, "in use")] * 3, Path.replace
+    monkeypatch.setattr(pins, "_PAUSE", 0.0)
+
+    def replace(self: Path, target: Path) -> Path:
+        if refusals:
+            raise refusals.pop()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    pins.write("a", PIN)
+    assert pins.read() == {"a": PIN}
+    assert not refusals
 
 
 def test_a_newer_lock_is_left_alone(models: Path) -> None:

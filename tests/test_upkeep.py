@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,43 @@ def test_without_a_pin_the_catalogue_tells_the_hash(file: Path) -> None:
     assert upkeep.verify(HOSTED) == [Checked("tiny", "x.gguf", "unknown")]
     known = spec({"repo": "org/repo", "files": ["x.gguf"]}, sha256={"x.gguf": "0" * 64})
     assert upkeep.verify(known) == [Checked("tiny", "x.gguf", "corrupt")]
+
+
+def test_what_was_converted_is_unknown_without_a_pin(models: Path) -> None:
+    bge = spec(
+        {"repo": "a/b", "files": ["pytorch_model.bin", "config.json"]},
+        kind="embedding",
+        sha256={"pytorch_model.bin": "0" * 64, "config.json": hashlib.sha256(b"{}").hexdigest()},
+    )
+    (models / "tiny").mkdir()
+    (models / "tiny" / "model.safetensors").write_bytes(WEIGHTS)
+    (models / "tiny" / "config.json").write_bytes(b"{}")
+    assert upkeep.verify(bge) == [Checked("tiny", "config.json", "ok")]
+
+
+def test_what_another_process_does_meanwhile_counts(file: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def late(_spec: ModelSpec, _progress: object) -> Iterator[None]:
+        file.write_bytes(b"GGUF of a newer commit")
+        sha256 = hashlib.sha256(b"GGUF of a newer commit").hexdigest()
+        pins.write("tiny", Pin("org/repo", "d", {"x.gguf": PinnedFile(22, sha256)}))
+        yield
+
+    monkeypatch.setattr(upkeep, "only_one", late)
+    assert upkeep.verify(HOSTED) == [Checked("tiny", "x.gguf", "ok")]
+
+
+def test_what_cannot_be_removed_as_a_whole_stays_as_a_whole(
+    file: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_use(self: Path, _target: Path) -> Path:
+        raise PermissionError(13, "used by another process")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", in_use)
+        with pytest.raises(DownloadError, match="used by another process"):
+            upkeep.remove(HOSTED)
+    assert upkeep.verify(HOSTED) == [Checked("tiny", "x.gguf", "ok")]
 
 
 def test_a_users_own_file_is_not_touched(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import layout, pickles
+from engine import layout, pickles, repository
 from engine.config import ModelSpec
 from engine.errors import EngineClosed, ModelCorrupt
 from engine.inputs import TextKind
@@ -176,9 +176,9 @@ def _refuse_pickles(folder: Path, advice: str) -> None:
     """Raise `ModelCorrupt` unless every module that has weights has them as safetensors."""
     if not layout.weights(folder):
         raise ModelCorrupt(f"{folder} holds no *.safetensors weights. {advice}", path=str(folder))
-    for module in (path.parent for path in folder.glob("*/config.json")):
+    for module in {path.parent for path in folder.rglob("config.json")} - {folder}:
         found = [path for path in module.iterdir() if pickles.is_pickle(path.name)]
-        if found and not any(module.glob("*.safetensors")):
+        if found and not (module / "model.safetensors").is_file():  # the library looks for this name, then unpickles
             raise ModelCorrupt(
                 f"{found[0]} is a pickle, which can run any program; it is not read. {advice}",
                 path=str(folder),
@@ -244,7 +244,7 @@ def _offline_and_quiet(missing: list[str]) -> Iterator[None]:
     `missing` receives the names of weights that the files lack: transformers makes them up and only logs it.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a later fork of the host prints a warning
-    with _environment({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}), warnings.catch_warnings():
+    with _environment({"HF_HUB_DISABLE_TELEMETRY": "1"}), repository.offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import sentence_transformers  # noqa: F401  # sets up its own logging, so before that is turned down
         from transformers.utils import logging as bars

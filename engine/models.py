@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +26,7 @@ T = TypeVar("T", "Runner", "Embedder")
 Tell = Callable[[float], None]  # takes which part of a load is done; raises where the load is to end
 Name = str | os.PathLike[str]
 Key = tuple[str, str | None]
+_AGAIN = 1.0  # seconds after which a callback hears the same percent again
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,11 @@ def _key(spec: ModelSpec) -> Key:
 
 
 class _Told:
-    """Tells a caller's callback how far a load is, each percent once."""
+    """Tells a caller's callback how far a load is: each percent, and every second, so that it may cancel."""
 
     def __init__(self, name: str, progress: ProgressCallback | None, heed: Heed) -> None:
         self._task, self._progress, self._heed = f"load {name}", progress, heed
-        self._percent = -1
+        self._percent, self._told = -1, 0.0
 
     def part(self, done: float) -> None:
         """Tell the part of the weights that is read. Raises `Cancelled`, and what the callback raises."""
@@ -106,9 +108,10 @@ class _Told:
         self._tell(100)
 
     def _tell(self, percent: int) -> None:
-        if percent > self._percent:
-            self._percent = percent
-            report(self._progress, Progress(self._task, percent, 100, "percent"))
+        now = time.monotonic()
+        if percent > self._percent or now - self._told > _AGAIN:
+            self._percent, self._told = max(percent, self._percent), now
+            report(self._progress, Progress(self._task, self._percent, 100, "percent"))
 
 
 class Models:

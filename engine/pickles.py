@@ -44,6 +44,7 @@ ROOM = 1 << 30  # bytes of address space for everything that does not grow with 
 # nothing there may stand before Python's own modules; -P keeps the current folder off it.
 BOOT = "import sys; sys.path.append(sys.argv[1]); from engine.pickles import main; main(*sys.argv[2:])"
 OUTSIDE = {-2: "SIGINT", -9: "SIGKILL", -15: "SIGTERM"}  # the endings that are not the file's fault
+DONE = "done"  # the last word of a child that wrote all
 ELSEWHERE = "Take a repository that has *.safetensors weights"
 
 
@@ -114,8 +115,9 @@ def _write_in_child(job: _Job) -> None:
                 job.tell(_size(job.part), 0)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(POLL)
-        if child.returncode:
-            raise _failure(job.source, python, child.returncode, _last_line(output))
+        said = _last_line(output)
+        if child.returncode or said != DONE:  # a host that reaps children itself is told 0 of every one
+            raise _failure(job.source, python, child.returncode, said)
 
 
 def check_able(name: str) -> None:
@@ -178,7 +180,7 @@ def _failure(source: Path, python: str, status: int, said: str) -> Exception:
     try:
         kind, why, number = json.loads(said)
     except (TypeError, ValueError):  # it ended before `main` began, or died in native code
-        kind, why, number = ("python" if status in (1, 2) else "crash"), said or f"its reader died ({status})", 0
+        kind, why, number = ("python" if status in (0, 1, 2) else "crash"), said or f"its reader died ({status})", 0
     why = "".join(letter if letter.isprintable() else " " for letter in str(why))[:300]
     if kind == "disk" and isinstance(number, int):
         return OSError(number, why)
@@ -236,6 +238,7 @@ def main(source: str, part: str) -> None:
     threading.Thread(target=_end_with_parent, args=(part,), daemon=True).start()
     try:
         _rewrite(Path(source), Path(part))
+        print("\n" + DONE, flush=True)
     except Exception as error:  # whatever torch makes of a damaged or hostile file
         print("\n" + json.dumps(_explain(error)), flush=True)
         raise SystemExit(1) from error

@@ -436,3 +436,14 @@ def test_starter_equals_sentence_transformers(starter: Embedder) -> None:
     texts = ["안녕하세요", "오늘 점심은 김치찌개를 먹었다.", "The weather is nice today."]
     expected = plain(starter._folder, ["query: " + text for text in texts])
     np.testing.assert_allclose(starter.embed(texts, "query"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", ["2_Dense", "a/2_Dense"])
+def test_no_module_is_unpickled_whatever_lies_beside_its_pickle(tmp_path: Path, module: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / module).mkdir(parents=True)
+    for name in ("config.json", "other.safetensors", "pytorch_model.bin"):
+        (tmp_path / module / name).write_bytes(b"{}")
+    spec = ModelSpec.model_validate({"name": "own", "kind": "embedding", "source": {"path": str(tmp_path)}})
+    with pytest.raises(ModelCorrupt, match="is a pickle"):
+        Embedder(tmp_path, spec)

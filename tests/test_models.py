@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,12 +264,32 @@ def listening(catalogue: Config, answer: Callable[[Progress], object]) -> Models
     return Models(catalogue, resolve_roles(catalogue, "starter", {}), answer)
 
 
-def test_a_load_is_told_before_and_after_and_only_once(catalogue: Config, made: list[Fake]) -> None:
+def test_a_load_is_told_before_and_after_and_only_once(
+    catalogue: Config, made: list[Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.models._AGAIN", math.inf)
     seen: list[Progress] = []
     models = listening(catalogue, seen.append)
     load(models, "chat")
     load(models, "summary")
     assert seen == [Progress("load smollm2-135m-instruct", done, 100, "percent") for done in (0, 49, 99, 100)]
+
+
+def test_a_load_that_does_not_move_can_be_cancelled_all_the_same(
+    catalogue: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.models._AGAIN", -1.0)
+    monkeypatch.setattr("engine.layout.locate", lambda _spec: tmp_path / "x.gguf")
+    told: list[int] = []
+
+    def check(_path: Path, tell: Callable[[], object]) -> None:
+        for _ in range(9):
+            tell()
+
+    monkeypatch.setattr("engine.probe.check", check)
+    with pytest.raises(Cancelled):
+        load(listening(catalogue, lambda event: told.append(event.done) or len(told) < 5), "chat")
+    assert told == [0] * 5
 
 
 def test_a_load_that_nobody_waits_for_any_more_ends_when_it_tells_the_next_part(

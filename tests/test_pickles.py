@@ -379,7 +379,7 @@ def test_a_frozen_application_needs_a_python(tmp_path: Path, monkeypatch: pytest
         ("head -c 300000 /dev/zero; exit 3", ModelCorrupt, "cannot be converted"),
         ("""printf '["refused", "\\\\u001b[2J", 0]'; exit 1""", ModelCorrupt, r" \[2J"),
         ("echo '[5]'; exit 7", ModelCorrupt, r"\[5\]"),
-        ("exit 0", OSError, "model.safetensors.part"),
+        ("exit 0", DownloadError, "cannot run Gieok"),
     ],
 )
 def test_a_python_that_fails(
@@ -393,3 +393,12 @@ def test_a_python_that_fails(
         convert(source, tmp_path / "model.safetensors")
     assert str(caught.value).isprintable()
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_child_that_did_not_say_it_was_done_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a host reaps all children itself, every status reads 0."""
+    monkeypatch.setattr(pickles, "BOOT", "import sys; open(sys.argv[3], 'wb').write(b'half')")
+    source = saved(tmp_path, {"weight": torch.zeros(2)})
+    with pytest.raises(DownloadError):
+        pickles.convert(source, tmp_path / "model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]

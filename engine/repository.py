@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine import fetch
 from engine.errors import DownloadError, EngineError
-from engine.fetch import Body, Interrupted, Remote, Unreachable
+from engine.fetch import Body, Interrupted, Remote, Unreachable, Wrong
 
 if TYPE_CHECKING:
     from httpx2 import Response
+    from huggingface_hub.hf_api import RepoSibling
 
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
 _GATED = "{page} asks for consent: accept its terms there, then set HF_TOKEN to a token of your account."
@@ -32,6 +34,8 @@ _NEXT_STEP = {  # by the name of the hub library's error
 }
 _REFUSED = "Set HF_TOKEN to a token that may read {page}."
 _ELSE = "Check source.repo in models.toml, HF_ENDPOINT and the proxy's settings, and run the command again."
+_FILES = "Check the files that SSL_CERT_FILE, SSL_CERT_DIR and HF_TOKEN_PATH name, and run the command again."
+_SOCKS = "needs the package socksio for a SOCKS proxy: unset ALL_PROXY and HTTPS_PROXY, or run `pip install socksio`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,23 @@ def listing(repo: str, revision: str | None, tell: fetch.Tell) -> Listing:
 
 @contextlib.contextmanager
 def read(repo: str, commit: str, name: str, start: int) -> Iterator[Body]:
-    """Open the bytes of a file from `start` on. Raises `Interrupted`, `DownloadError`; so does reading them."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils._headers import build_hf_headers
+    """Open the bytes of a file from `start` on.
 
-    url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint())
-    # of a compressed body, neither length nor offset would be the file's
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-    stream = partial(get_session().stream, "GET", url, headers=headers, timeout=fetch.PATIENCE.stall)
-    with _online(), _explained(repo, name), stream(follow_redirects=True) as response:
-        yield _body(response, start)
+    Raises `Interrupted`, `Wrong`, `DownloadError`; so does reading them. What the caller raises is left as it is.
+    """
+    with _explained(repo, name):
+        response = _opened(repo, commit, name, start)
+    with contextlib.closing(response):
+        with _explained(repo, name):
+            begin, total = _extent(response, start)
+        yield Body(begin, total, _pieces(response, repo, name))
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Keep the hub's library off the network, but for what this module asks in the meantime."""
+    with _SWITCH.turned(offline=True):
+        yield
 
 
 def endpoint() -> str:
@@ -85,28 +96,68 @@ def _listing(repo: str, revision: str | None) -> Listing:
 
     api = HfApi(endpoint=endpoint())
     info = api.model_info(repo, revision=revision, files_metadata=True, timeout=fetch.PATIENCE.stall)
-    files = (
-        Remote(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, None if file.lfs else file.blob_id)
-        for file in info.siblings or []
-    )
-    return Listing(info.sha or revision or "main", {file.name: file for file in files})
+    files = [_remote(file) for file in info.siblings or []]
+    return Listing(str(info.sha or revision or "main"), {file.name: file for file in files})
 
 
-def _body(response: Response, start: int) -> Body:
+def _remote(file: RepoSibling) -> Remote:
+    sha256, blob = (file.lfs.sha256, None) if file.lfs else (None, file.blob_id)
+    sized = file.size is None or (type(file.size) is int and file.size >= 0)
+    if not (sized and _is_hash(sha256, 64) and _is_hash(blob, 40)):
+        raise DownloadError(
+            f"{_shown()} lists {file.rfilename} with a size or a hash that is none. Set HF_ENDPOINT to another mirror, "
+            "or unset it.",
+            file=str(file.rfilename),
+        )
+    return Remote(file.rfilename, file.size, sha256 and sha256.lower(), blob and blob.lower())
+
+
+def _is_hash(value: object, digits: int) -> bool:
+    """Whether it is a hash, or none is known."""
+    return value is None or (isinstance(value, str) and bool(re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", value)))
+
+
+def _opened(repo: str, commit: str, name: str, start: int) -> Response:
+    with _online():
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils._headers import build_hf_headers
+
+        url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint())
+        # of a compressed body, neither length nor offset would be the file's
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        session = get_session()
+        request = session.build_request("GET", url, headers=headers, timeout=fetch.PATIENCE.stall)
+        return session.send(request, stream=True, follow_redirects=True)
+
+
+def _extent(response: Response, start: int) -> tuple[int, int | None]:
+    """Return where a body begins and the size of the whole file, where that is told."""
     from huggingface_hub import hf_raise_for_status
 
     if response.status_code == 416 and start:  # there is no byte after those that we have: they are of another file
-        return Body(0, _total(response), iter(()))
+        raise Wrong(f"has nothing after {start} bytes at its source")
     if response.status_code in _PASSING:
         raise _busy(response)
     hf_raise_for_status(response)
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     if response.status_code != 206:
-        return Body(0, None if encoded else _number(response.headers.get("Content-Length")), response.iter_bytes())
-    first = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    if encoded or _number(first) is None:
-        raise Interrupted("the hub sent a part and did not say which")
-    return Body(int(first), _total(response), response.iter_bytes())
+        return 0, None if encoded else _number(response.headers.get("Content-Length"))
+    first = _number(response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0])
+    if encoded or first is None:
+        raise Wrong("came as a part that does not say which")
+    return first, _total(response)
+
+
+def _pieces(response: Response, repo: str, name: str) -> Iterator[bytes]:
+    pieces = response.iter_bytes()
+    while True:
+        with _explained(repo, name):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _total(response: Response) -> int | None:
@@ -133,58 +184,103 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
+class _Switch:
+    """The offline switch of the hub's library: one for the whole process, so of all who turn it, online wins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wishes: list[bool] = []
+        self._before = False
+
+    @contextlib.contextmanager
+    def turned(self, *, offline: bool) -> Iterator[None]:
+        with self._lock:
+            from huggingface_hub import constants
+
+            if not self._wishes:
+                self._before = constants.HF_HUB_OFFLINE
+            self._wishes.append(offline)
+            constants.HF_HUB_OFFLINE = all(self._wishes)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wishes.remove(offline)
+                constants.HF_HUB_OFFLINE = all(self._wishes) if self._wishes else self._before
+
+
+_SWITCH = _Switch()
+
+
 @contextlib.contextmanager
 def _online() -> Iterator[None]:
-    """Give the hub's library our settings, and undo the offline switch that loading a model has set."""
+    """Let requests through, unless the user said offline: to be held while one is sent, not while its bytes come."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise DownloadError("HF_HUB_OFFLINE is set. Unset it to download.", file="HF_HUB_OFFLINE")
-    os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
-    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
-    try:
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with _SWITCH.turned(offline=False):
         yield
-    finally:
-        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = before
 
 
 @contextlib.contextmanager
 def _explained(repo: str, name: str) -> Iterator[None]:
     """Turn what the hub's library raises into `Interrupted`, or into a `DownloadError` with the next step."""
-    import httpx2
-
     try:
         yield
-    except (EngineError, Interrupted):
+    except (EngineError, Interrupted, Wrong):
         raise
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-        raise DownloadError(
-            f"{name} could not be fetched: {endpoint()}, or where it redirects to, is no address of a hub "
-            f"({_why(error).rstrip('.')}). Correct HF_ENDPOINT.",
-            file=name,
-        ) from None
-    except httpx2.ConnectError as error:
-        raise Unreachable(_why(error)) from None
-    except httpx2.TransportError as error:
-        raise Interrupted(_why(error)) from None
-    except httpx2.HTTPError as error:
-        response: Any = getattr(error, "response", None)
-        if response is not None and response.status_code in _PASSING:
-            raise _busy(response) from None
-        raise _refusal(repo, name, error, response) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no name of a repository, or no hub's answer
-        raise _refusal(repo, name, error, None) from None
+    except Exception as error:
+        ours = _passing(error) or _lasting(repo, name, error)
+        if ours is None:
+            raise
+        raise ours from None
+
+
+def _passing(error: Exception) -> Interrupted | None:
+    """Return what is worth another try."""
+    import httpx2
+
+    response: Any = getattr(error, "response", None)
+    if response is not None and response.status_code in _PASSING:
+        return _busy(response)
+    if isinstance(error, httpx2.ConnectError):
+        return Unreachable(_why(error))
+    lasting = isinstance(error, httpx2.UnsupportedProtocol)
+    if isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError)) and not lasting:
+        return Interrupted(_why(error))
+    return None
+
+
+def _lasting(repo: str, name: str, error: Exception) -> DownloadError | None:
+    import httpx2
+
+    if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol)):
+        why = "" if _shown() != endpoint() else f" ({_why(error).rstrip('.')})"  # it may quote a part of a password
+        address = f"{_shown()}, or where it redirects to, is no address of a hub{why}. Correct HF_ENDPOINT."
+        return DownloadError(f"{name} could not be fetched: {address}", file=name)
+    if isinstance(error, ImportError) and "socksio" in str(error):
+        return DownloadError(f"{name} could not be fetched: Python {_SOCKS}", file=name)
+    if isinstance(error, (httpx2.HTTPError, OSError)):
+        return _refusal(repo, name, error, getattr(error, "response", None))
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):  # no name of a repository, or no answer
+        return _refusal(repo, name, error, None)
+    return None
 
 
 def _refusal(repo: str, name: str, error: Exception, response: Any) -> DownloadError:
     status = getattr(response, "status_code", None)
-    usual = _REFUSED if status in (401, 403) else _ELSE
-    step = _NEXT_STEP.get(type(error).__name__, usual).format(page=f"{endpoint()}/{repo}")
+    ours = _FILES if isinstance(error, OSError) else _ELSE
+    usual = _REFUSED if status in (401, 403) else _ELSE if status else ours
+    step = _NEXT_STEP.get(type(error).__name__, usual).format(page=f"{_shown()}/{repo}")
     why = f"the hub answered {status} {response.reason_phrase}" if status else _why(error)
     what = repo if name == repo else f"{name} of {repo}"
     kind = RevisionNotFound if type(error).__name__ == "RevisionNotFoundError" else DownloadError
     return kind(f"{what} could not be fetched: {why.rstrip(' .')}. {step}", file=name)
+
+
+def _shown() -> str:
+    """Return the hub's address without a name and password."""
+    return re.sub(r"^([\w+.-]+://)?.*@", r"\1", endpoint(), flags=re.DOTALL)
 
 
 def _why(error: Exception) -> str:

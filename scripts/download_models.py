@@ -77,12 +77,18 @@ def hand_over(arguments: list[str]) -> int:
     return child.wait()
 
 
+def install(missing: list[str]) -> str:
+    """The command for any shell: cmd.exe quotes with "…" only, and PowerShell does not run what is quoted."""
+    python = f'"{sys.executable}"' if re.search(r"[\s&()]", sys.executable) else sys.executable
+    return " ".join([python, "-m pip install", *(f'"{line}"' for line in missing)])
+
+
 def refuse(missing: list[str]) -> int:
     tell("This needs a few packages that are not here. Either set Gieok up, which also runs its demo:")
     tell("    python3 scripts/dev.py demo")
     if sys.version_info >= MIN_PYTHON:
         tell("or install what downloads need, and run the same command again:")
-        tell(f"    {sys.executable} -m pip install {' '.join(repr(line) for line in missing)}")
+        tell("    " + install(missing))
     else:
         tell("or run this script with Python 3.11 or newer that has them.")
     return 1

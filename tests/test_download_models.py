@@ -196,10 +196,20 @@ def test_where_nothing_is_set_up_it_says_how(run: Run, clone: Path) -> None:
     status, out, err = run("tiny", command=bare(clone))
     assert (status, out) == (1, "")
     assert "    python3 scripts/dev.py demo\n" in err
-    assert " -m pip install 'filelock>=" in err
+    assert ' -m pip install "filelock>=' in err
     for name in ("huggingface_hub", "platformdirs", "pydantic", "rich"):
-        assert f" '{name}>=" in err
-    assert "torch" not in err
+        assert f' "{name}>=' in err
+    assert "torch" not in err and "'" not in err
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [("/usr/bin/python3", "/usr/bin/python3"), (r"C:\Program Files\py.exe", r'"C:\Program Files\py.exe"')],
+)
+def test_the_command_to_install_is_one_for_any_shell(monkeypatch: pytest.MonkeyPatch, python: str, said: str) -> None:
+    script = script_module.load("download_models")
+    monkeypatch.setattr(sys, "executable", python)
+    assert script.install(["rich>=15.0", "filelock>=3"]) == f'{said} -m pip install "rich>=15.0" "filelock>=3"'
 
 
 @posix

@@ -1,8 +1,9 @@
-"""The sha256 of model files, computed once for as long as a file's size and time stay the same."""
+"""The sha256 of model files, computed once for as long as a file's size and times stay the same."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from os import stat_result
@@ -20,8 +21,7 @@ def sha256_of(path: Path, tell: Callable[[], object]) -> str:
     `tell` is called for every block that is read; what it raises ends the reading. Raises `OSError`.
     """
     before = path.stat()
-    known = _NOTES.get(str(path.absolute()))
-    if isinstance(known, dict) and known | _about(before) == known and _is_digest(known.get("sha256")):
+    if known := _NOTES.get(str(path.absolute()), lambda entry: _is_of(entry, before)):
         return str(known["sha256"])
     sha256 = compute(path, lambda _done: tell())
     _keep(path, before, sha256)
@@ -50,7 +50,17 @@ def _keep(path: Path, before: stat_result, sha256: str) -> None:
 
 
 def _about(file: stat_result) -> dict[str, int]:
-    return {"size": file.st_size, "mtime_ns": file.st_mtime_ns}
+    """Return what changes with a file. Copies may keep `mtime`; nobody can keep what is beside it.
+
+    Where ctime is the time of creation, the file's number stands in for it; elsewhere it would not do: Linux draws the
+    numbers of a FAT file system anew.
+    """
+    beside = {"ctime_ns": file.st_ctime_ns} if os.name == "posix" else {"number": file.st_ino}
+    return {"size": file.st_size, "mtime_ns": file.st_mtime_ns, **beside}
+
+
+def _is_of(entry: object, file: stat_result) -> bool:
+    return isinstance(entry, dict) and entry | _about(file) == entry and _is_digest(entry.get("sha256"))
 
 
 def _is_digest(text: object) -> bool:

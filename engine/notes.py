@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,13 @@ class Notes:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def get(self, key: str) -> Any:
-        """Return what is remembered of `key`, or None."""
-        return next((known[key] for known in map(_read, self._places()) if key in known), None)
+    def get(self, key: str, holds: Callable[[Any], bool] = lambda value: True) -> Any:
+        """Return what is remembered of `key` and still `holds`, or None.
+
+        A folder that can no longer be written may have what was true once, and the cache what is true now.
+        """
+        found = (known[key] for known in map(_read, self._places()) if key in known)
+        return next(filter(holds, found), None)
 
     def put(self, key: str, value: Any) -> None:
         """Remember `value`; where no folder can be written, it is not remembered."""

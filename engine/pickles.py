@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import DownloadError, ModelCorrupt
+from engine.interpreter import interpreter
 from engine.metrics import Progress, ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -132,15 +133,15 @@ def check_able(name: str) -> None:
 
 
 def _interpreter(source: Path) -> str:
-    """Return the Python that runs the child; in a frozen application `sys.executable` is the application."""
-    named = os.environ.get("GIEOK_PYTHON")
-    if not named and (getattr(sys, "frozen", False) or not sys.executable):
+    """Return the Python that runs the child. Raises `DownloadError` where there is none."""
+    python = interpreter()
+    if python is None:
         raise DownloadError(
-            f"{source.name} is a pickle, which a Python of its own has to convert, and a frozen application has none. "
+            f"{source.name} is a pickle, which a Python of its own has to convert, and this application has none. "
             f"Set GIEOK_PYTHON to a Python that has Gieok, or download on a machine with one. {ELSEWHERE} else.",
             file=source.name,
         )
-    return named or sys.executable
+    return python
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """A model file that this machine has not seen is opened once in a child process, which may die of it.
 
-Contract: after `check` the file has been loaded, and has computed a token, with this version of llama.cpp. The verdict
-is remembered by content. The child, `python -m engine.probe`, says `ready` when it could begin, then what came of it;
-what it leaves on stderr is llama.cpp's own account. It has limits of time and memory, so that a hostile file cannot
-occupy the machine, and ends with this process where the system can see to that.
+Contract: after `check` the file has been loaded, and has computed a token, with this version of llama.cpp on this
+kind of processor; or no child could begin, which is only logged. The verdict is remembered by content: a yes at once,
+a no where a second child says the same, and neither where it may be the machine's doing: want of memory or time, a
+disk, somebody who ended the child. The child says `ready` when it could begin, then what came of it; what it leaves on
+stderr is llama.cpp's own account. It has limits of time and memory, so that a hostile file cannot occupy the machine,
+and ends with this process.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,30 +30,68 @@ from typing import IO
 from engine import digests
 from engine.errors import EngineError, ModelCorrupt
 from engine.gguf_header import NEXT_STEP, read_header
+from engine.interpreter import interpreter
 from engine.notes import Notes
+from engine.tuning import processor
 
 _log = logging.getLogger("engine.probe")
 Tell = Callable[[], object]
-SECONDS, BYTES_PER_SECOND = 15.0, 50e6  # for any file; beside them so many for a slow disk
+START_SECONDS = 60.0  # until a child is ready: Python and llama.cpp come from a disk, too
+SECONDS, BYTES_PER_SECOND = 12.0, 4e6  # from then on, for any file; beside them so many for a slow disk
 _LOOK = 0.05  # seconds between two looks whether anybody still waits
 _SPACE, _TIMES = 4 << 30, 2  # bytes of address space for any file, and for each byte of it
 _SHOWN = 200  # letters of llama.cpp's last words
-_CONTEXT, _BATCH = 256, 32  # tokens
+_CONTEXT, _BATCH = 256, 32  # tokens; no context of an engine is smaller, and llama.cpp aborts with fewer than sequences
 _NOTES = Notes(".verdicts.json")
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
-_NO_MEMORY = re.compile(r"bad_alloc|failed to allocate|MemoryError|[Cc]annot allocate memory")
-_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # a file does not send these
+_NO_MEMORY = re.compile(
+    r"bad_alloc|(?:failed|unable|not able) to allocate|MemoryError|cannot allocate memory|mem_buffer"
+    r"|Thread creation failed|Resource temporarily|insufficient memory|out of memory|paging file",
+    re.IGNORECASE,
+)
+_NOT_READ = re.compile(r"cannot be read|failed to open|Input/output error|Stale file handle", re.IGNORECASE)
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGTRAP")  # what a file can do; other signals come from elsewhere
+_WINDOWS = {  # Windows' statuses; https://learn.microsoft.com/openspecs/windows_protocols/ms-erref
+    0x3: "SIGABRT",  # the C library's
+    0x40010004: "SIGKILL",
+    0xC0000005: "SIGSEGV",
+    0xC0000006: "SIGBUS",
+    0xC0000017: "SIGKILL",  # no memory
+    0xC000001D: "SIGILL",
+    0xC0000094: "SIGFPE",
+    0xC00000FD: "SIGSEGV",  # the stack is full
+    0xC000012D: "SIGKILL",  # no memory
+    0xC000013A: "SIGINT",
+    0xC0000374: "SIGABRT",  # the heap is broken
+    0xC0000409: "SIGABRT",
+}
 _ERROR = "error loading model: "
 _READY, _OK, _UNREADABLE = "ready", "ok", "unreadable"
+# Not `-m`: a checkout that is not installed stands on no path of another interpreter. At the end of its path, since
+# nothing there may stand before Python's own modules; -P keeps the current folder off it.
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from engine.probe import main; main(*sys.argv[2:])"
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What a child left: its status, None where it took too long, its answer, and the end of llama.cpp's log."""
+    """What a child left: its status, None where it took too long, its answer, and the end of llama.cpp's log.
+
+    `took` counts the seconds after it was ready.
+    """
 
     status: int | None
     said: list[str]
     account: str
+    took: float
+
+    @property
+    def name(self) -> str:
+        """The signal that ended it, "" where none did."""
+        if self.status is None or self.status >= 0:
+            return _WINDOWS.get(self.status or 0, "")
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-self.status).name
+        return f"signal {-self.status}"
 
     @property
     def words(self) -> str:
@@ -68,10 +109,11 @@ class _Unable(Exception):
 def check(path: Path, tell: Tell) -> None:
     """Return if the GGUF file `path`, and the parts that go with it, may be loaded in this process.
 
-    `tell` is called while that is found out; what it raises ends it, and is raised here. Raises `ModelCorrupt`.
+    Only their headers are read where no child can be run. `tell` is called while that is found out; what it raises
+    ends it, and is raised here. Raises `ModelCorrupt`, and `EngineError` where the trial could not be finished.
     """
     files = parts(path)
-    python = _interpreter()
+    python = interpreter()
     if python is None:
         return
     try:
@@ -94,6 +136,11 @@ def parts(path: Path) -> list[Path]:
     Raises `ModelCorrupt` where a header cannot be true, or a part is missing.
     """
     first = read_header(path)
+    context = first.metadata.get(f"{first.architecture}.context_length")
+    if isinstance(context, int) and context < _CONTEXT:
+        raise _corrupt(
+            path, f"it says that it reads {context} tokens at most, where {_CONTEXT} are the least", NEXT_STEP
+        )
     if first.split_count == 1 and not first.split_no:
         return [path]
     named = _PART.fullmatch(path.name)
@@ -115,13 +162,6 @@ def _corrupt(path: Path, why: str, step: str = "") -> ModelCorrupt:
     return ModelCorrupt(f"{path.name} cannot be loaded: {why}. {step}".rstrip(), path=str(path))
 
 
-def _interpreter() -> str | None:
-    """Return what can run the child; a frozen application is no interpreter."""
-    if named := os.environ.get("GIEOK_PYTHON"):
-        return named
-    return None if getattr(sys, "frozen", False) else sys.executable or None
-
-
 def _library() -> str:
     """Return the version of llama.cpp's package, "" where the application does not bring its metadata."""
     try:
@@ -137,47 +177,63 @@ def _known_as(files: Sequence[Path], tell: Tell) -> str | None:
         contents = " ".join(digests.sha256_of(file, tell) for file in files)
     except OSError as error:
         raise _corrupt(files[0], f"it cannot be read: {error.strerror}") from None
-    return f"{hashlib.sha256(contents.encode()).hexdigest()} {library}" if library else None
+    return f"{hashlib.sha256(contents.encode()).hexdigest()} {library} {processor()}" if library else None
 
 
 def _ask(python: str, files: Sequence[Path], tell: Tell) -> str:
-    """Return the verdict of a child. Raises `_Unable`, `ModelCorrupt` for one that is not to be remembered."""
-    first, size = files[0], sum(file.stat().st_size for file in files)
+    """Return a verdict that may be remembered. Raises `_Unable`; `EngineError` for one that may not."""
+    try:
+        first, size = files[0], sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise _Unable(f"{files[0].name}: {error.strerror}") from None
     seconds, space = SECONDS + size / BYTES_PER_SECOND, _SPACE + _TIMES * size
+    command = [python, "-P", "-c", _BOOT, _root(), str(first.absolute()), _library(), f"{seconds}", f"{space}"]
     _log.info("%s is new here, and is tried in a process of its own", first.name)
-    ended = _run([python, "-P", "-m", "engine.probe", str(first), _library(), str(seconds), str(space)], seconds, tell)
+    ended = _run(command, seconds, tell)
+    verdict = _verdict(first, ended, seconds)
+    if verdict == _OK:
+        return _OK
+    try:
+        again = _run(command, max(0.0, seconds - ended.took), tell)
+        second = _verdict(first, again, seconds)
+    except _Unable as reason:  # the file is not loaded after what it did to the first
+        raise _corrupt(first, f"{verdict}; and no second trial could begin: {reason}. Try again") from None
+    if (again.status, again.said) != (ended.status, ended.said):
+        raise _corrupt(first, f"of two trials, the first ended so: {verdict}; and the other so: {second}. Try again")
+    return second
+
+
+def _verdict(file: Path, ended: _Ended, seconds: float) -> str:
+    """Return what one child says of a file. Raises as `_ask` does."""
     if ended.said[:1] != [_READY]:
-        raise _Unable(ended.words or f"{python} ended with status {ended.status}")
-    if ended.status is None:
-        raise _corrupt(first, f"it took longer than {seconds:.0f} s to try; if this machine is busy now, try again")
+        raise _Unable(ended.words or f"the child was not ready, and ended with status {ended.status}")
+    if ended.status is None or ended.name == "SIGXCPU":
+        raise _corrupt(file, f"it took longer than {seconds:.0f} s to try; if this machine is busy now, try again")
+    words = f" ({ended.words})" if ended.words else ""
     if ended.status == 0 and ended.said[1:] == [_OK]:
         return _OK
-    if _NO_MEMORY.search(ended.account):
-        raise _corrupt(
-            first, f"it asks for more memory than {space / 1e9:.0f} GB, or than this process may have", NEXT_STEP
-        )
-    return _why_not(first, ended.status, ended)
-
-
-def _why_not(file: Path, status: int, ended: _Ended) -> str:
-    """Return why a file is refused, of a child that answered no or died. Raises as `_ask` does, and `EngineError`."""
-    name = _signal_name(status)
-    words = f" ({ended.words})" if ended.words else ""
-    if name in _FROM_OUTSIDE or (status == 1 and not words):  # 1: the task manager's way
-        raise _Unable(f"something ended that process ({name or status})")
-    if name == "SIGILL":
-        raise EngineError("llama.cpp was built for another processor than this one; install llama-cpp-python anew.")
-    if status == 1:  # an error of Python, which another version of Gieok may not have
-        raise _corrupt(file, f"it could not be tried{words}", NEXT_STEP)
-    if status == 0 and ended.said[1:] == [_UNREADABLE]:
+    _heed_the_machine(file, ended, words)
+    if ended.status == 0 and ended.said[1:] == [_UNREADABLE]:
         return f"llama.cpp refuses it{words}"
-    return f"llama.cpp crashes of it, {name or f'status {status}'}{words}"
+    if ended.name in _CRASHES:
+        return f"llama.cpp crashes of it, {ended.name}{words}"
+    raise EngineError(
+        f"{file.name} was not loaded: something ended the process that tried it ({ended.name or ended.status}), "
+        "perhaps for want of memory. Free some, take a smaller model or lower its n_ctx, and try again."
+    )
 
 
-def _signal_name(status: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name if status < 0 else ""
-    return f"signal {-status}"
+def _heed_the_machine(file: Path, ended: _Ended, words: str) -> None:
+    """Raise what ended a trial and need not be the file's fault."""
+    if _NO_MEMORY.search(ended.account):
+        step = "Close other programs, or take a smaller model."
+        raise _corrupt(file, f"it asks for more memory than there is for it here{words}", step)
+    if ended.name == "SIGILL":
+        raise EngineError("llama.cpp was built for another processor than this one; install llama-cpp-python anew.")
+    if ended.name == "SIGBUS" or _NOT_READ.search(ended.account):
+        raise _corrupt(file, f"it cannot be read to its end{words}. See whether its disk is well, and try again")
+    if ended.status == 1 and words:  # an error of Python, which another version of Gieok may not have
+        raise _corrupt(file, f"it could not be tried{words}. Try again; if that stays so, install Gieok anew")
 
 
 # ---- the parent's side
@@ -189,34 +245,48 @@ def _run(command: Sequence[str], seconds: float, tell: Tell) -> _Ended:
         try:
             said, account = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=account, env=_environment(command[0]),
+                command, stdin=subprocess.PIPE, stdout=said, stderr=account, env=_environment(command[0]),
                 start_new_session=True, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )  # fmt: skip
         except OSError as error:
             raise _Unable(f"{error.filename or command[0]}: {error.strerror}") from None
+        if child.stdin:
+            stack.callback(child.stdin.close)  # open as long as somebody waits
         try:
-            status = _wait(child, seconds, tell)
+            status, took = _wait(child, said, seconds, tell)
         finally:
             if child.returncode is None:
                 _end(child)
-        return _Ended(status, _tail(said).split(), _tail(account))
+        return _Ended(status, _tail(said).split(), _tail(account), took)
 
 
 def _environment(python: str) -> dict[str, str]:
     """Return the child's environment: our modules, no network, no GPU, no debugger that writes a backtrace."""
     ours = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"}
     few = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # address space goes by threads
-    found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} if python == sys.executable else {}
+    entries: list[object] = [*sys.path]  # hosts put paths there, too, which Python passes over; "" is this folder
+    paths = [str(Path(entry).absolute()) for entry in entries if isinstance(entry, str)]
+    found = {"PYTHONPATH": os.pathsep.join(paths)} if python == sys.executable else {}
     return {**os.environ, **ours, **few, **found, "PYTHONUTF8": "1"}
 
 
-def _wait(child: subprocess.Popen[bytes], seconds: float, tell: Tell) -> int | None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _root() -> str:
+    """Return the folder that holds the package."""
+    return str(Path(__file__).absolute().parents[1])
+
+
+def _wait(child: subprocess.Popen[bytes], said: IO[bytes], seconds: float, tell: Tell) -> tuple[int | None, float]:
+    """Return the status of a child, None where its time was over, and the seconds since it was ready."""
+    ready, end = None, time.monotonic() + START_SECONDS
+    while True:
         tell()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(_LOOK)
-    return None
+            return child.wait(_LOOK), time.monotonic() - ready if ready else 0.0
+        now = time.monotonic()
+        if ready is None and os.fstat(said.fileno()).st_size:  # to read it would move where the child writes
+            ready, end = now, now + seconds
+        if now > end:
+            return None, seconds
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -245,17 +315,21 @@ def main(path: str, library: str, seconds: str, space: str) -> None:
     """Try one file in this process, and say what came of it; whoever runs this must be ready for its death."""
     from engine.llama import has_gpu
 
+    _end_with_parent()
     if library and version("llama-cpp-python") != library:
         sys.exit(f"this interpreter has another llama-cpp-python than {library}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what C prints is no answer
     has_gpu()  # llama.cpp starts here
+    file = Path(path)
+    parts(file)  # what this process cannot read says nothing of the file
     _limit(float(seconds), int(space))
     print(_READY, file=answers, flush=True)
     try:
-        _try(Path(path))
+        _try(file)
     except EngineError:
+        parts(file)  # can it be read still?
         print(_UNREADABLE, file=answers, flush=True)
     else:
         print(_OK, file=answers, flush=True)
@@ -278,26 +352,27 @@ def _try(path: Path) -> None:
 
 
 def _limit(seconds: float, space: int) -> None:
-    """Bind this process, as far as its system can; it may be bound more tightly already."""
+    """Bind this process from here on, as far as its system can; it may be bound more tightly already."""
     try:
         import resource
     except ImportError:
         return
-    wanted = ((resource.RLIMIT_AS, space), (resource.RLIMIT_CPU, int(2 * seconds) + 1), (resource.RLIMIT_CORE, 0))
-    for kind, most in (*wanted, (resource.RLIMIT_FSIZE, 1 << 20)):
+    processor_time = int(time.process_time() + 2 * seconds) + 1
+    wanted = [(resource.RLIMIT_CPU, processor_time), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 1 << 20)]
+    with contextlib.suppress(OSError, ValueError):  # llama.cpp for a GPU reserves much before it is asked for anything
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        wanted.append((resource.RLIMIT_AS, pages * resource.getpagesize() + space))
+    for kind, most in wanted:
         _, hard = resource.getrlimit(kind)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    _die_with_parent()
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        import ctypes
+def _end_with_parent() -> None:
+    """End this process when the parent's end of its input closes; nothing is ever written there."""
 
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    def watch() -> None:
+        os.read(0, 1)
+        os._exit(1)
 
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    threading.Thread(target=watch, daemon=True).start()

@@ -20,7 +20,7 @@ than the bound that is printed; so must the logits. `swapped` is how many answer
 
 `probe`: damaged and hostile GGUF files, made of the starter model and of tiny ones of four architectures, are checked
 as an engine checks them. Each must get its verdict within 20 seconds, and this process live. Then it loads what was
-accepted of the tiny ones, and decodes a token.
+accepted of the tiny ones, and every fourth of the starter model's, as an engine loads it, and reads a few words.
 
 `downloads`: from a faulty hub over the loopback. Random files through random faults must come right or end in an error
 that names the file, and come right once the hub is well; pulls that are killed, while the listing comes, at a random

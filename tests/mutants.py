@@ -8,7 +8,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import gguf
 import pytest
 import tiny_models
 
-from engine import config, layout, probe
-from engine.errors import EngineError, ModelCorrupt
+from engine import config, layout, probe, runner, tuning
+from engine.config import ModelSpec
+from engine.errors import EngineClosed, EngineError, ModelCorrupt
+from engine.tuning import Timing
 
 INTERESTING = (0, 1, 2, 3, 7, 31, 33, 255, 256, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 HUGE = (2**32, 2**33 + 1, 2**40, 2**48, 2**61, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1)
@@ -253,12 +255,17 @@ class Tally:
 
 
 def soak(folder: Path, files: int, seed: int) -> Tally:
-    """Check mutants of the starter model, one of eight, and of tiny ones; load what was accepted of these."""
+    """Check mutants of the starter model, one of eight, and of tiny ones.
+
+    What was accepted of these, and of every fourth of the starter's, is then loaded here as an engine does it: should
+    the probe be wrong, this process dies of it.
+    """
     originals = [
         Original(make(folder / f"{make.__name__}.gguf"))
         for make in (tiny_models.attention, tiny_models.hybrid, tiny_models.sliding, tiny_models.mamba)
     ]
-    starter = Original(layout.locate(config.load().model("smollm2-135m-instruct")))
+    spec = config.load().model("smollm2-135m-instruct")
+    starter = Original(layout.locate(spec))
     files_of = [*originals, starter, *originals[:3]]
     streams = [(file, file.mutants(f"{seed} {number}")) for number, file in enumerate(files_of)]
     tally, began = Tally(), time.perf_counter()
@@ -267,30 +274,53 @@ def soak(folder: Path, files: int, seed: int) -> Tally:
         patch.setenv("GIEOK_MODELS", str(folder))  # what is remembered of mutants goes with them
         for number in range(files):
             file, mutants = streams[number % len(streams)]
-            _check(next(mutants).write(file.data, folder / f"{number}.gguf"), tally, load=file is not starter)
+            sampled = file is not starter or number // len(streams) % 4 == 0
+            _check(next(mutants).write(file.data, folder / f"{number}.gguf"), tally, spec if sampled else None)
     tally.seconds = time.perf_counter() - began
     return tally
 
 
-def _check(path: Path, tally: Tally, *, load: bool) -> None:
+def _check(path: Path, tally: Tally, spec: ModelSpec | None) -> None:
+    """Have a file checked; load it with the settings of `spec` if it passes."""
     began, end = time.perf_counter(), "accepted"
     try:
         probe.check(path, lambda: None)
     except ModelCorrupt as error:
         end = next((end for words, end in ENDS.items() if words in str(error)), "refused by its header")
+    except EngineError as error:
+        end = "ended from outside"
+        tally.failures.append(str(error))
     tally.ends[end] += 1
     tally.slowest = max(tally.slowest, time.perf_counter() - began)
-    if end == "accepted" and load:
-        _load(path, tally)
+    if end == "accepted" and spec:
+        _load(path, spec, tally)
     path.unlink()
 
 
-def _load(path: Path, tally: Tally) -> None:
+def _load(path: Path, spec: ModelSpec, tally: Tally) -> None:
+    """Load a file as an engine does, but for the measuring, and read and weigh a few tokens."""
+    known = _tuned(path)
     try:
-        probe._try(path)
+        loaded = runner.load(str(path), spec, config.load().engine, lambda _done: None)
+        try:
+            loaded.score(loaded.model.vocabulary.tokenize("Hello, 가나다.") or [0], ["a", "나"])
+            while loaded.busy:
+                loaded.step()
+        finally:
+            loaded.close(EngineClosed("it was only tried"))
     except EngineError as error:
         tally.failures.append(f"accepted, and yet: {error}")
+    known.unlink()
     tally.loaded += 1
+
+
+def _tuned(path: Path) -> Path:
+    """Remember what a measured model is run with; to measure each would take seconds."""
+    usual = tuning.usual()
+    timings = tuple(Timing(True, n, usual.n_threads if n == 1 else usual.n_threads_batch, False, 0.01) for n in (1, 64))
+    place = tuning.remember(path, replace(usual, timings=timings))
+    assert place and tuning.recall(path), "it is not measured again"
+    return place
 
 
 class _Listener(logging.Handler):
@@ -310,4 +340,6 @@ ENDS = {
     "took longer than": "took too long",
     "more memory": "asked for too much memory",
     "could not be tried": "an error of Python",
+    "to its end": "could not be read",
+    "of two trials": "two trials disagree",
 }

@@ -48,6 +48,29 @@ def test_what_may_be_another_file_is_hashed_again(file: Path) -> None:
     assert digests.sha256_of(file.rename(file.with_name("other.gguf")), lambda: None) == sha256(b"longer weights")
 
 
+def test_other_bytes_under_the_old_size_and_time_are_hashed_again(file: Path) -> None:
+    """As rsync leaves them, and `cp -p`."""
+    about = file.stat()
+    digests.sha256_of(file, lambda: None)
+    other = file.with_name("other")
+    other.write_bytes(b"WEIGHTS")
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
+    other.replace(file)
+    assert digests.sha256_of(file, lambda: None) == sha256(b"WEIGHTS")
+
+
+def test_a_stale_entry_does_not_hide_a_true_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A models folder that became read-only has what was; the cache has what is."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: file.parent / "cache")
+    stale = json.dumps({str(file): {"size": 3, "sha256": "a" * 64}})
+    digests.sha256_of(file, lambda: None)
+    (file.parent / "cache").mkdir()
+    notes(file).replace(file.parent / "cache" / "digests.json")
+    notes(file).write_text(stale, encoding="utf-8")
+    read: list[int] = []
+    assert digests.sha256_of(file, lambda: read.append(1)) == sha256(b"weights") and read == []
+
+
 def test_who_knows_it_may_say_so(file: Path) -> None:
     digests.remember(file, "a" * 64)
     read: list[int] = []

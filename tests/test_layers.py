@@ -25,7 +25,7 @@ FLOORS = (
     {
         "layout", "hub", "repository", "folder", "fetch", "pins", "workplace", "upkeep", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
         "scheduler", "detokenize", "llama", "embedder", "index", "store", "korean", "loader",
-        "tuning", "batch", "abort", "footprint", "gguf_header", "notes", "digests", "probe", "pickles",
+        "tuning", "batch", "abort", "footprint", "gguf_header", "notes", "digests", "interpreter", "probe", "pickles",
     },
     {"generation", "scoring", "runner", "records", "memory", "models", "tasks", "tuner", "doctor", "library"},
     {"worker", "stream", "twins", "vectors", "classifier", "answers"},

@@ -99,6 +99,7 @@ ANSWERS: dict[str, Any] = {
     "disk": {"folder": "models", "free": 10**10},
     "verify": [],
     "remove": 2_000_000,
+    "found": ["tiny"],
     "take": [Path("models/here")],
     "doctor": {
         "python": "3.11.9",
@@ -148,7 +149,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["models", "pull", "starter"], "entries plan"),
     (["models", "verify"], "entries verify"),
     (["models", "remove", "x"], "remove"),
-    (["models", "import", "."], "take"),
+    (["models", "import", "."], "found take"),
     (["status"], "status"),
     (["doctor"], "doctor"),
     (["doctor", "--retune"], "doctor"),

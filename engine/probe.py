@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +42,7 @@ _LOOK = 0.05  # seconds between two looks whether anybody still waits
 _SPACE, _TIMES = 4 << 30, 2  # bytes of address space for any file, and for each byte of it
 _SHOWN = 200  # letters of llama.cpp's last words
 _CONTEXT, _BATCH = 256, 32  # tokens; no context of an engine is smaller, and llama.cpp aborts with fewer than sequences
+_TRIAL = 2  # raised when a trial finds more than before: older verdicts then no longer count
 _NOTES = Notes(".verdicts.json")
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _NO_MEMORY = re.compile(
@@ -177,7 +178,7 @@ def _known_as(files: Sequence[Path], tell: Tell) -> str | None:
         contents = " ".join(digests.sha256_of(file, tell) for file in files)
     except OSError as error:
         raise _corrupt(files[0], f"it cannot be read: {error.strerror}") from None
-    return f"{hashlib.sha256(contents.encode()).hexdigest()} {library} {processor()}" if library else None
+    return f"{hashlib.sha256(contents.encode()).hexdigest()} {_TRIAL} {library} {processor()}" if library else None
 
 
 def _ask(python: str, files: Sequence[Path], tell: Tell) -> str:
@@ -343,12 +344,21 @@ def _try(path: Path) -> None:
 
     model = Model(path, repack=False)
     model.vocabulary.read()
-    model.vocabulary.tokenize("가 a")
+    for text in _letters():  # of a byte that is no token, llama.cpp dies when a text first has it
+        model.vocabulary.tokenize(text)
     context = Context(model, ContextParams(min(_CONTEXT, model.context_length), _BATCH, 1, 2, 2))
     token = max(0, min(model.vocabulary.bos, model.vocabulary.size - 1))
     context.decode([Chunk(Job([token], 1), 0, 0, [token], 1)])
     context.logits(0)
     model.close()
+
+
+def _letters() -> Iterator[str]:
+    """Yield every letter of the first plane, and of each other one enough for all bytes that UTF-8 is made of."""
+    planes = ((first, first + 0x1000) for first in range(0x10000, 0x110000, 0x10000))
+    for first, end in ((0, 0xD800), (0xE000, 0x10000), *planes):  # in between are halves of letters
+        for start in range(first, end, 256):
+            yield "".join(map(chr, range(start, start + 256)))
 
 
 def _limit(seconds: float, space: int) -> None:

@@ -118,6 +118,14 @@ def test_a_good_model_is_tried_once(
     assert len(children) == 1, "it is known by its content"
 
 
+def test_a_vocabulary_that_lacks_a_byte_is_refused(tiny: Original, tmp_path: Path, models: Path) -> None:
+    """llama.cpp dies of the first text that has it, which may come much later."""
+    path = tmp_path / "byte.gguf"
+    assert tiny.data.count(b"<0xEB>") == 1  # 다 and others begin with it
+    path.write_bytes(tiny.data.replace(b"<0xEB>", b"<0xzz>"))
+    assert "crashes of it" in refused(path)
+
+
 CRASHES = {
     "llama.block_count": (10**6, "n_layer"),
     "llama.attention.layer_norm_rms_epsilon": (1, "eps"),  # only a decode finds it

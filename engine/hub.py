@@ -24,7 +24,7 @@ from engine import convert, digests, folder, pickles, pins, repository, wheel
 from engine.config import ModelSpec
 from engine.errors import DownloadError
 from engine.fetch import Open, Remote, fetch
-from engine.layout import home, installed, locate, models_dir, target
+from engine.layout import HEADS, home, installed, locate, models_dir, target
 from engine.metrics import ProgressCallback
 from engine.pins import Pin, PinnedFile
 from engine.workplace import (
@@ -42,7 +42,6 @@ from engine.workplace import (
 # Pickles can run any program; the rest are other forms of weights that are there as safetensors.
 _UNWANTED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", ".*", "*/.*")
 _OTHER_FORMS = ("openvino/*", "onnx/*")
-_HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # these exist as pickles only
 _WEIGHTS = ("*.safetensors", "*.gguf")
 
 
@@ -176,8 +175,8 @@ def _wanted(spec: ModelSpec, there: Mapping[str, Remote]) -> list[str]:
 def _unwanted(name: str, there: Iterable[str]) -> bool:
     if any(fnmatch.fnmatch(name, pattern) for pattern in _OTHER_FORMS):
         return True
-    if name in _HEADS:
-        return False
+    if PurePosixPath(name).with_suffix(".safetensors").as_posix() in HEADS and name.endswith(".pt"):
+        return False  # these exist as pickles only
     if PurePosixPath(name).name == "pytorch_model.bin":
         return any(fnmatch.fnmatch(each, str(PurePosixPath(name).parent / "*.safetensors")) for each in there)
     return any(fnmatch.fnmatch(name, pattern) for pattern in _UNWANTED)

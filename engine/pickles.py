@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.errors import DownloadError, ModelCorrupt
 from engine.interpreter import interpreter
 from engine.metrics import Progress, ProgressCallback, report
+from engine.workplace import sync
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +98,7 @@ def convert(source: Path, target: Path, *, progress: ProgressCallback | None = N
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync(target.parent, os.O_RDONLY)
+    sync(target.parent)
     return digest
 
 
@@ -212,14 +212,6 @@ def _hash(job: _Job) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -265,7 +257,7 @@ def _rewrite(source: Path, part: Path) -> None:
     loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped)
     weights = _tensors(loaded, GROWTH * size)
     save_file(_apart(weights), part, metadata={"format": "pt"})
-    _sync(part, os.O_RDWR)  # Windows refuses to flush what was opened for reading
+    sync(part)
 
 
 def _limit(size: int) -> None:

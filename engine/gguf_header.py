@@ -171,6 +171,8 @@ class _Reader:
         start = -(-self._place // alignment) * alignment
         if count and start + needed > self._size:
             self._refuse(f"its tensors end at byte {start + needed}, the file at byte {self._size}: it was cut off")
+        if count and total > self._size - start:
+            self._refuse(f"its tensors have {total} bytes together, and {self._size - start} of the file: they overlap")
         return total
 
     def _tensor(self, name: str) -> tuple[int, int]:

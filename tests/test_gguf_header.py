@@ -188,6 +188,7 @@ def test_hostile_metadata_is_refused(tmp_path: Path, fields: tuple[bytes, ...], 
         ((tensor("x", (31,), 2),), "no whole blocks of 32"),
         ((tensor("x", (1,)), tensor("x", (1,))), "twice"),
         ((tensor("", (1,)),), "the name of a tensor"),
+        ((tensor("x", (32,)), tensor("y", (32,))), "overlap"),
     ],
 )
 def test_hostile_tensors_are_refused(tmp_path: Path, tensors: tuple[bytes, ...], why: str) -> None:

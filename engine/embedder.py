@@ -1,4 +1,4 @@
-"""Texts → unit vectors, by a sentence-transformers folder on the CPU; loads from disk, opens no socket."""
+"""Texts → unit vectors, by a sentence-transformers folder; loads from disk, opens no socket."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+_log = logging.getLogger("engine.embedder")
+# what torch and the system say where there is no memory: on the CPU a plain RuntimeError or OSError
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|can(?:'|no)t allocate memory|out of memory|not enough memory", re.IGNORECASE
+)
 BATCH_TEXTS = 32
 BATCH_TOKENS = 8_192  # padded tokens in one pass: a pass over 32 texts of 8,192 tokens would need gigabytes
 
@@ -30,19 +35,23 @@ BATCH_TOKENS = 8_192  # padded tokens in one pass: a pass over 32 texts of 8,192
 class Embedder:
     """One embedding model in memory. Not thread-safe: one thread owns it.
 
-    `dim` is the length of a vector and `max_tokens` what the model reads at once, its own markers included.
+    `dim` is the length of a vector and `max_tokens` what the model reads at once, its own markers included. `device` is
+    where it runs, "cpu" or "cuda".
     """
 
-    def __init__(self, folder: Path, spec: ModelSpec, *, threads: int | None = None) -> None:
-        """Load `folder`; `threads` sets torch's thread count for the whole process.
+    def __init__(self, folder: Path, spec: ModelSpec, *, threads: int | None = None, device: str = "cpu") -> None:
+        """Load `folder` onto `device`; `threads` sets torch's thread count for the whole process.
+
+        What fails on a GPU, here or later, is done again on the CPU, which the log says.
 
         A folder of sentence-transformers says itself how the vectors of a text's tokens become one; for a bare
         folder of transformers `spec.pooling` says it. Raises `ModelCorrupt` if neither does, or they differ, if the
-        folder has no safetensors weights, needs code of its own, or is not a model of this kind.
+        folder has no safetensors weights, needs code of its own, or is not a model of this kind; `MemoryError` where
+        there is no memory for it.
         """
-        self._folder, self._spec = folder.absolute(), spec
+        self._folder, self._spec, self.device = folder.absolute(), spec, device
         _refuse_pickles(self._folder, self._advice())
-        self._model: SentenceTransformer | None = _load(self._folder, spec, self._advice(), threads)
+        self._model: SentenceTransformer | None = self._load(threads)
         self.max_tokens = self._limit(self._model)
         self.dim = self._dimension(self._model)
 
@@ -51,7 +60,7 @@ class Embedder:
 
         The model's prefix for `kind` is put before each text. A text longer than the model reads at once is
         cut at white space into windows, whose vectors are averaged by their number of tokens. Raises
-        `EngineClosed`, or `ModelCorrupt` if the model answers with something that is not a direction.
+        `EngineClosed`, `MemoryError`, or `ModelCorrupt` if the model answers with something that is not a direction.
         """
         import numpy as np
 
@@ -74,6 +83,21 @@ class Embedder:
     def close(self) -> None:
         """Free the model; calling it again does nothing."""
         self._model = None
+
+    def _load(self, threads: int | None) -> SentenceTransformer:
+        try:
+            return _load(self._folder, self._spec, self._advice(), threads, self.device)
+        except (MemoryError, ModelCorrupt) as error:
+            if self.device == "cpu":
+                raise
+            return self._leave_gpu(error)
+
+    def _leave_gpu(self, error: Exception) -> SentenceTransformer:
+        """Load the model anew: after some errors nothing can be fetched from a GPU any more."""
+        _log.warning("%s runs on the CPU, since it failed on the GPU: %s", self._spec.name, error)
+        self._model, self.device = None, "cpu"
+        _empty_gpu()
+        return _load(self._folder, self._spec, self._advice(), None, self.device)
 
     def _open(self) -> SentenceTransformer:
         if self._model is None:
@@ -121,6 +145,15 @@ class Embedder:
         return [window for half, n in zip(halves, sizes, strict=True) for window in self._split(half, n, prefix)]
 
     def _encode(self, texts: list[str], sizes: list[int]) -> Floats:
+        try:
+            return self._pass(texts, sizes)
+        except RuntimeError as error:
+            if self.device == "cpu":
+                raise _no_memory(f"{len(texts)} texts in {self._spec.name}", error) or error from None
+            self._model = self._leave_gpu(error)
+        return self._pass(texts, sizes)
+
+    def _pass(self, texts: list[str], sizes: list[int]) -> Floats:
         import numpy as np
 
         model = self._open()
@@ -139,6 +172,32 @@ class Embedder:
             raise self._corrupt("it answers with vectors that have no direction")
         unit: Floats = np.divide(vectors, lengths, dtype=np.float32)
         return unit
+
+
+def pick_device(needed: int) -> str:
+    """Return "cuda" where torch can use a GPU that has so many bytes free, else "cpu"; imports torch."""
+    import torch
+
+    try:
+        return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] >= needed else "cpu"
+    except RuntimeError as error:  # a GPU that is there and does not answer
+        _log.warning("the GPU cannot be used: %s", error)
+        return "cpu"
+
+
+def _empty_gpu() -> None:
+    """Give back what torch keeps of a GPU for later; what cannot be given back goes with the process."""
+    import torch
+
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.empty_cache()
+
+
+def _no_memory(wanted: str, error: Exception) -> MemoryError | None:
+    """Return the error for what was `wanted`, where this is how a library says that there is no memory for it."""
+    if _NO_MEMORY.search(str(error)) is None:
+        return None
+    return MemoryError(f"there was no memory for {wanted} ({str(error).splitlines()[0][:200]})")
 
 
 def _batches(sizes: list[int]) -> Iterator[list[int]]:
@@ -185,7 +244,7 @@ def _refuse_pickles(folder: Path, advice: str) -> None:
             )
 
 
-def _load(folder: Path, spec: ModelSpec, advice: str, threads: int | None) -> SentenceTransformer:
+def _load(folder: Path, spec: ModelSpec, advice: str, threads: int | None, device: str) -> SentenceTransformer:
     missing: list[str] = []
     try:
         with _offline_and_quiet(missing):
@@ -193,10 +252,12 @@ def _load(folder: Path, spec: ModelSpec, advice: str, threads: int | None) -> Se
 
             if threads is not None:
                 torch.set_num_threads(threads)
-            model = _build(folder, spec)
+            model = _build(folder, spec, device)
     except (MemoryError, ModelCorrupt):
         raise
     except Exception as error:  # whatever a library makes of a damaged folder
+        if (full := _no_memory(f"{spec.name} ({device})", error)) is not None:
+            raise full from None
         if "trust_remote_code" in str(error):
             why = "needs code that came with it, which is never run. Take a model of a kind that transformers knows."
             raise ModelCorrupt(f"{folder} {why}", path=str(folder)) from error
@@ -207,7 +268,7 @@ def _load(folder: Path, spec: ModelSpec, advice: str, threads: int | None) -> Se
     return model.eval()
 
 
-def _build(folder: Path, spec: ModelSpec) -> SentenceTransformer:
+def _build(folder: Path, spec: ModelSpec, device: str) -> SentenceTransformer:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -215,7 +276,7 @@ def _build(folder: Path, spec: ModelSpec) -> SentenceTransformer:
     options = {"use_safetensors": True, "dtype": torch.float32}
     if (folder / "modules.json").is_file():
         model = SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+            str(folder), device=device, local_files_only=True, trust_remote_code=False, model_kwargs=options
         )
         if spec.pooling:
             _agree(folder, spec.pooling, [module.pooling_mode for module in model if isinstance(module, Pooling)])
@@ -226,7 +287,7 @@ def _build(folder: Path, spec: ModelSpec) -> SentenceTransformer:
         raise ModelCorrupt(f"{folder} {why}. {step}", path=str(folder))
     reader = Transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
     modules = [reader, Pooling(reader.get_embedding_dimension(), spec.pooling), Normalize()]
-    return SentenceTransformer(modules=modules, device="cpu")
+    return SentenceTransformer(modules=modules, device=device)
 
 
 def _agree(folder: Path, wanted: str, found: list[str]) -> None:

@@ -68,7 +68,7 @@ class Generation:
 
     Where `max_tokens` ends it inside a value that `matcher` follows and `closes` is set, the value is closed: at most
     `closing.MOST_TOKENS` tokens more, which the model neither chooses nor reads. If no such end is found, the text
-    stays as it was cut.
+    stays as it was cut. `usage` is what it cost, once it has ended otherwise than by an error.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Generation:
         self._sampler: Sampler | None = None
         self._vocabulary: Vocabulary | None = None
         self.over = False
+        self.usage: Usage | None = None
 
     def begin(self, vocabulary: Vocabulary, sampler: Sampler, guard: Guard | None = None) -> None:
         """Take what belongs to the model; what a schema forces at once joins the prompt's batch.
@@ -210,8 +211,9 @@ class Generation:
             self._say(self._text.end() if reason != "cancelled" else "")
             self._close()
             whole = self._whole and not self._text.stopped
+            self.usage = self._usage()
             self.deliver()
-            self.out.put(Finished("".join(self._pieces), reason, self._usage(), whole))
+            self.out.put(Finished("".join(self._pieces), reason, self.usage, whole))
         return True
 
     def _usage(self) -> Usage:

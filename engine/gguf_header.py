@@ -23,8 +23,10 @@ _WINDOW = 1 << 20  # bytes that are read at once
 _KEPT, _KEPT_IN_ALL = 1 << 16, 1 << 25  # bytes that are kept of a string, and of all strings and names
 _MOST_FIELDS, _MOST_TENSORS = 1 << 16, 1 << 18
 _MOST_STRINGS = 1 << 22  # of all arrays: each takes a moment to pass by; the largest vocabularies have 800,000
+_MOST_LISTED, _MOST_LISTED_IN_ALL = 1024, 1 << 16  # whole numbers that are kept of an array, and of all arrays
 _MOST_SIZE = 1 << 60  # elements or bytes: sums and products of these stay harmless numbers
 _STRING, _ARRAY, _BOOL = 8, 9, 7
+_WHOLE = frozenset({0, 1, 2, 3, 4, 5, _BOOL, 10, 11})  # types of whole numbers; a bool is one, too
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 # ggml's type → (elements, bytes) of a block; of types that are not here only the offset is checked
 _BLOCKS = {
@@ -42,15 +44,19 @@ Scalar = int | float | bool | str
 class Header:
     """A file's own account; `tensor_bytes` counts the data of those of a known type.
 
-    `metadata` holds single values, long strings cut; of an array only its length is kept, in `arrays`. `split_no`
-    counts from 0; only the first of several parts names its architecture.
+    `metadata` holds single values, long strings cut. Of an array its length is kept, in `arrays`, and of a short one of
+    whole numbers, such as one that has a number for each layer, these as well, in `lists`. `groups` are the bytes of
+    tensors by the first word of their names: "blk" is all layers. `split_no` counts from 0; only the first of several
+    parts names its architecture.
     """
 
     architecture: str
     metadata: Mapping[str, Scalar]
     arrays: Mapping[str, int]
+    lists: Mapping[str, tuple[int, ...]]
     tensors: int
     tensor_bytes: int
+    groups: Mapping[str, int]
     vocabulary: int
     split_no: int
     split_count: int
@@ -75,6 +81,9 @@ class _Reader:
         self._strings = self._kept = 0
         self._metadata: dict[str, Scalar] = {}
         self._arrays: dict[str, int] = {}
+        self._lists: dict[str, tuple[int, ...]] = {}
+        self._listed = 0
+        self._groups: dict[str, int] = {}
 
     def header(self) -> Header:
         if self._size < 4 or self._take(4) != _MAGIC:
@@ -94,8 +103,10 @@ class _Reader:
             architecture=architecture,
             metadata=self._metadata,
             arrays=self._arrays,
+            lists=self._lists,
             tensors=tensors,
             tensor_bytes=tensor_bytes,
+            groups=self._groups,
             vocabulary=self._arrays.get("tokenizer.ggml.tokens", 0),
             split_no=split_no,
             split_count=max(1, split_count),
@@ -106,7 +117,7 @@ class _Reader:
         if name in self._metadata or name in self._arrays:
             self._refuse(f"it says {name!r} twice")
         if kind == _ARRAY:
-            self._arrays[name] = self._skip_array(name)
+            self._arrays[name] = self._array(name)
         elif kind == _STRING:
             self._metadata[name] = self._text(name)
         else:
@@ -120,7 +131,8 @@ class _Reader:
             self._refuse(f"{name!r} is neither true nor false")
         return bool(value) if kind == _BOOL else value
 
-    def _skip_array(self, name: str) -> int:
+    def _array(self, name: str) -> int:
+        """Pass by an array, of which little is kept, and return its length."""
         kind = self._number("<I")
         if kind == _STRING:
             count = self._count(f"strings in {name!r}", 8, _MOST_STRINGS - self._strings)
@@ -129,7 +141,11 @@ class _Reader:
         elif kind in _SCALARS:
             size = struct.calcsize(_SCALARS[kind])
             count = self._count(f"values in {name!r}", size, self._size)
-            self._skip(count * size)
+            if kind in _WHOLE and count <= min(_MOST_LISTED, _MOST_LISTED_IN_ALL - self._listed):
+                self._listed += count
+                self._lists[name] = struct.unpack(f"<{count}{_SCALARS[kind][1]}", self._take(count * size))
+            else:
+                self._skip(count * size)
         else:
             self._refuse(f"{name!r} is an array of an unknown type, {kind}")
         return count
@@ -165,6 +181,8 @@ class _Reader:
             seen.add(name)
             offset, size = self._tensor(name)
             needed, total = max(needed, offset + size), total + size
+            group = name.partition(".")[0]
+            self._groups[group] = self._groups.get(group, 0) + size
         alignment = self._whole("general.alignment", 32)
         if alignment < 1 or alignment & (alignment - 1):
             self._refuse(f"its alignment, {alignment}, is no power of two")

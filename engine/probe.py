@@ -31,6 +31,7 @@ from engine import digests
 from engine.errors import EngineError, ModelCorrupt
 from engine.gguf_header import NEXT_STEP, read_header
 from engine.interpreter import interpreter
+from engine.llama.library import NO_MEMORY
 from engine.notes import Notes
 from engine.tuning import processor
 
@@ -45,11 +46,6 @@ _CONTEXT, _BATCH = 256, 32  # tokens; no context of an engine is smaller, and ll
 _TRIAL = 2  # raised when a trial finds more than before: older verdicts then no longer count
 _NOTES = Notes(".verdicts.json")
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
-_NO_MEMORY = re.compile(
-    r"bad_alloc|(?:failed|unable|not able) to allocate|MemoryError|cannot allocate memory|mem_buffer"
-    r"|Thread creation failed|Resource temporarily|insufficient memory|out of memory|paging file",
-    re.IGNORECASE,
-)
 _NOT_READ = re.compile(r"cannot be read|failed to open|Input/output error|Stale file handle", re.IGNORECASE)
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGTRAP")  # what a file can do; other signals come from elsewhere
 _WINDOWS = {  # Windows' statuses; https://learn.microsoft.com/openspecs/windows_protocols/ms-erref
@@ -226,7 +222,7 @@ def _verdict(file: Path, ended: _Ended, seconds: float) -> str:
 
 def _heed_the_machine(file: Path, ended: _Ended, words: str) -> None:
     """Raise what ended a trial and need not be the file's fault."""
-    if _NO_MEMORY.search(ended.account):
+    if NO_MEMORY.search(ended.account):
         step = "Close other programs, or take a smaller model."
         raise _corrupt(file, f"it asks for more memory than there is for it here{words}", step)
     if ended.name == "SIGILL":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -24,16 +25,20 @@ if TYPE_CHECKING:
     from engine.constrain import Constraints, Grammar, Matcher
     from engine.guard import Guard
     from engine.inputs import Turn
-    from engine.llama import Context, Model
+    from engine.llama import Context, ContextParams, Model
     from engine.prompt import ChatTemplate
     from engine.sampling import SamplingParams
+    from engine.tuning import Tuning
 
 _log = logging.getLogger("engine.runner")
 _INSTRUCTIONS = 64  # sets of instructing turns whose tokens are remembered
 
 
 class Runner:
-    """A model, its context and its scheduler."""
+    """A model, its context and its scheduler.
+
+    `n_gpu_layers` are on GPUs, the output counted as one, and took `vram` bytes there, as their drivers tell it.
+    """
 
     def __init__(self, model: Model, context: Context, spec: ModelSpec, parallel: int, pace: Pace = USUAL) -> None:
         self.model, self.spec = model, spec
@@ -43,6 +48,8 @@ class Runner:
         context.ready = self._deliver
         self._instructions: dict[tuple[Turn, ...], list[int]] = {}
         self._prefixes: Prefixes | None = None
+        self.n_gpu_layers, self.vram = model.n_gpu_layers, 0
+        self._written, self._writing = 0, 0.0  # tokens after the first of each answer, and the seconds they took
         self.scheduler = Scheduler(
             Limits(
                 cells=context.n_ctx,
@@ -58,6 +65,29 @@ class Runner:
     def busy(self) -> bool:
         """Whether a step would do something."""
         return self.scheduler.busy
+
+    @property
+    def requests(self) -> int:
+        """How many requests run or wait."""
+        return len(self._requests)
+
+    @property
+    def kv_cells(self) -> int:
+        """How many tokens the KV cache holds."""
+        return self.scheduler.limits.cells
+
+    @property
+    def kv_used(self) -> int:
+        """How many of its cells are taken, by running requests and by what ended ones left for the next."""
+        return self.scheduler.cache.used
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How fast one answer came, over all that ended so far, not how much all made together; None before the first.
+
+        All tokens but the first of each answer, over the seconds from there to its end, forced tokens included.
+        """
+        return self._written / self._writing if self._writing > 0 else None
 
     def encode(self, turns: Sequence[Turn]) -> list[int]:
         """Return the prompt of a conversation. Raises `ContextOverflow`, `InvalidInput`."""
@@ -107,6 +137,7 @@ class Runner:
         finally:
             if generation.over:
                 self._end(generation)
+                self._count(generation)
 
     def score(self, prompt: list[int], labels: Sequence[str], *, pin: int = 0) -> Scoring:
         """Queue the weighing of `labels` as continuations of `prompt`, of which `pin` tokens are an instruction."""
@@ -163,6 +194,7 @@ class Runner:
         for request in [request for request in self._requests.values() if request.cancelled]:
             self._end(request)
             request.stop()
+            self._count(request)
 
     def _store(self, pinned: Sequence[int]) -> None:
         """Keep new pins for the next process; their forks must be carried out first."""
@@ -192,6 +224,7 @@ class Runner:
                 self._undelivered.append(request)
                 if self._advance_one(request, range(end - chunk.rows, end), chunk.branch):
                     self._end(request)
+                    self._count(request)
             first = end
 
     def _deliver(self) -> None:
@@ -212,6 +245,13 @@ class Runner:
     def _end(self, request: Request) -> None:
         self._requests.pop(id(request.job), None)
         self.scheduler.finish(request.job)
+
+    def _count(self, request: Request) -> None:
+        """Add what an answer that has ended took."""
+        usage = request.usage if isinstance(request, Generation) else None
+        if usage is not None and usage.completion_tokens > 1:
+            self._written += usage.completion_tokens - 1
+            self._writing += usage.seconds - usage.ttft
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -238,38 +278,99 @@ class Runner:
         return Constraints(*vocabulary.raw, vocabulary.eog)
 
 
-def load(path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[float], object]) -> Runner:
+class _Heard:
+    """What a load tells, handed on: it only rises, however often a load begins anew, and what is raised is kept."""
+
+    def __init__(self, tell: Callable[[float], object]) -> None:
+        self._tell, self._most = tell, 0.0
+        self.error: BaseException | None = None
+
+    def __call__(self, part: float) -> None:
+        self._most = max(self._most, part)
+        try:
+            self._tell(self._most)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A model to load: its entry and the engine's table, and how many KV cells its context may have."""
+
+    file: Path
+    spec: ModelSpec
+    defaults: EngineTable
+    cells: int
+
+
+def load(
+    path: str, spec: ModelSpec, defaults: EngineTable, tell: Callable[[float], object], *, cells: int, n_gpu_layers: int
+) -> Runner:
     """Load a chat model and make its context, on any thread; the first time on a machine it is measured, too.
 
-    `tell` hears which part of that is done, from 0 to 1; what it raises ends the load and is raised here.
-    Raises `ModelCorrupt`, `EngineError`.
+    The context gets `cells`, never more than the model was trained for; `n_gpu_layers` go to the GPUs, all where it is
+    -1. Where that fails, the model runs on the CPU, which the log says and `n_gpu_layers` of the runner. `tell` hears
+    which part of that is done, from 0 to 1; what it raises ends the load and is raised here. Raises `ModelCorrupt`,
+    `EngineError`, and `MemoryError` where there is no memory for the weights or the context.
     """
     from pathlib import Path
 
-    from engine.footprint import sequences
-    from engine.llama import Context, ContextParams, Model, has_gpu
+    from engine.llama import devices
+
+    wanted, heard = _Wanted(Path(path), spec, defaults, cells), _Heard(tell)
+    if n_gpu_layers and devices():
+        free = _free_vram()
+        try:
+            runner = _open(wanted, n_gpu_layers, heard)
+        except (EngineError, MemoryError) as error:
+            if heard.error is not None:
+                raise
+            _log.warning("%s runs on the CPU, since it could not be loaded onto the GPU: %s", spec.name, error)
+        else:
+            runner.vram = max(0, free - _free_vram())
+            return runner
+    return _open(wanted, 0, heard)
+
+
+def _free_vram() -> int:
+    from engine.llama import devices
+
+    return sum(device.free for device in devices())
+
+
+def _open(wanted: _Wanted, n_gpu_layers: int, tell: Callable[[float], object]) -> Runner:
+    from engine.llama import Context, Model
     from engine.tuner import settle
 
-    file, on_gpu = Path(path), bool(spec.n_gpu_layers) and has_gpu()
-
     def weights(repack: bool, listen: Callable[[float], object]) -> Model:
-        return Model(file, n_gpu_layers=spec.n_gpu_layers, repack=repack, listen=listen)
+        return Model(wanted.file, n_gpu_layers=n_gpu_layers, repack=repack, listen=listen)
 
-    model, tuning = settle(file, weights, on_gpu, tell)
-    parallel = spec.parallel or defaults.parallel
-    n_seq = sequences(spec, defaults)
+    model, tuning = settle(wanted.file, weights, bool(n_gpu_layers), tell)
     try:
-        params = ContextParams(
-            n_ctx=min(spec.n_ctx or defaults.n_ctx, model.context_length),
-            n_batch=max(defaults.n_batch, n_seq),  # llama.cpp aborts the process where it is less
-            n_seq=n_seq,
-            n_threads=spec.n_threads or tuning.n_threads,
-            n_threads_batch=spec.n_threads or tuning.n_threads_batch,
-            flash_attention=spec.flash_attention,
-            n_ubatch=tuning.n_ubatch,
-        )
-        model.vocabulary.read()
-        return Runner(model, Context(model, params), spec, parallel, tuning.pace)
+        params = _sizes(wanted, model, tuning)
+        with ThreadPoolExecutor(1, "gieok-context") as beside:  # both only read the model, and take equally long
+            making = beside.submit(Context, model, params)
+            model.vocabulary.read()
+        parallel = wanted.spec.parallel or wanted.defaults.parallel
+        return Runner(model, making.result(), wanted.spec, parallel, tuning.pace)
     except BaseException:
         model.close()
         raise
+
+
+def _sizes(wanted: _Wanted, model: Model, tuning: Tuning) -> ContextParams:
+    from engine.footprint import sequences
+    from engine.llama import ContextParams
+
+    spec, defaults = wanted.spec, wanted.defaults
+    n_seq = sequences(spec, defaults)
+    return ContextParams(
+        n_ctx=min(wanted.cells, model.context_length),
+        n_batch=max(defaults.n_batch, n_seq),  # llama.cpp aborts the process where it is less
+        n_seq=n_seq,
+        n_threads=spec.n_threads or tuning.n_threads,
+        n_threads_batch=spec.n_threads or tuning.n_threads_batch,
+        flash_attention=spec.flash_attention,
+        n_ubatch=tuning.n_ubatch,
+    )

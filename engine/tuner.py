@@ -43,22 +43,23 @@ _LOOK = 0.05  # seconds between two looks whether anybody still waits
 def settle(file: Path, load: Load, on_gpu: bool, tell: Tell) -> tuple[Model, Tuning]:
     """Load the weights of `file` in the way that is best here: as remembered, else measured now and remembered.
 
-    What cannot be measured is loaded in the usual way. Raises what `load` and `tell` raise.
+    What cannot be measured is loaded in the usual way, unless there is no memory for it. With layers `on_gpu` it is
+    measured apart. Raises what `load` and `tell` raise, and `MemoryError`.
     """
-    known = tuning.recall(file)
+    known = tuning.recall(file, on_gpu)
     if known is not None:
         return load(known.repack, tell), known
     listener = _Listener(tell)
     try:
         model, chosen = tune(load, on_gpu, listener)
     except Exception as error:
-        if listener.error is not None or isinstance(error, ModelCorrupt):
+        if listener.error is not None or isinstance(error, ModelCorrupt | MemoryError):  # repacked it takes more
             raise
         level = logging.INFO if isinstance(error, _Disturbed) else logging.WARNING  # it will be measured another time
         _log.log(level, "%s could not be measured and runs in the usual way: %s", file.name, error)
         chosen = tuning.usual()
         return load(chosen.repack, tell), chosen
-    tuning.remember(file, chosen)
+    tuning.remember(file, chosen, on_gpu)
     return model, chosen
 
 

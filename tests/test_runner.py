@@ -14,10 +14,12 @@ The model's int8 activations turn any difference in the order of a sum into diff
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -27,10 +29,19 @@ from numpy.typing import NDArray
 
 from engine import config, layout, runner
 from engine.constrain import Grammar, Matcher
-from engine.errors import Cancelled, ConfigError, ContextOverflow, EngineClosed, EngineError, InvalidInput, SchemaError
+from engine.errors import (
+    Cancelled,
+    ConfigError,
+    ContextOverflow,
+    EngineClosed,
+    EngineError,
+    InvalidInput,
+    ModelCorrupt,
+    SchemaError,
+)
 from engine.generation import Finished, Generation
 from engine.inputs import Turn
-from engine.llama import Context, ContextParams, Model
+from engine.llama import Context, ContextParams, Device, Model
 from engine.runner import Runner
 from engine.sampling import SamplingParams, resolve
 from engine.scheduler import Chunk, Job, Scheduler
@@ -38,6 +49,7 @@ from engine.scheduler import Chunk, Job, Scheduler
 pytestmark = pytest.mark.model
 
 HANG = 60.0
+Tell = Callable[[float], object]
 BATCH = 32
 TOKENS = 12
 SPARE = 16
@@ -727,9 +739,9 @@ def test_labels_that_do_not_fit_are_refused(bench: Bench) -> None:
 # ---- load and close
 
 
-def load(**over: Any) -> Runner:
-    table = config.load().engine.model_copy(update={"n_ctx": 512, "n_batch": 64, "parallel": 2, **over})
-    return runner.load(str(layout.locate(SPEC)), SPEC, table, lambda part: None)
+def load(*, cells: int = 512, n_gpu_layers: int = 0, tell: Tell = lambda part: None, **over: Any) -> Runner:
+    table = config.load().engine.model_copy(update={"n_batch": 64, "parallel": 2, **over})
+    return runner.load(str(layout.locate(SPEC)), SPEC, table, tell, cells=cells, n_gpu_layers=n_gpu_layers)
 
 
 def test_close_ends_who_runs_and_who_waits_and_frees_the_model() -> None:
@@ -758,8 +770,139 @@ def test_more_sequences_than_a_small_batch_can_be_loaded() -> None:
 
 
 def test_own_settings_of_a_model_go_before_the_defaults() -> None:
-    spec = SPEC.model_copy(update={"n_ctx": 256, "parallel": 3, "n_threads": 1})
-    each = runner.load(str(layout.locate(SPEC)), spec, config.load().engine, lambda part: None)
+    spec = SPEC.model_copy(update={"parallel": 3, "n_threads": 1})
+    path, table = str(layout.locate(SPEC)), config.load().engine
+    each = runner.load(path, spec, table, lambda part: None, cells=256, n_gpu_layers=0)
     limits = each.scheduler.limits
     each.close(EngineClosed("the test is over"))
     assert (limits.cells, limits.parallel, each._context.params.n_threads) == (256, 3, 1)
+
+
+def test_a_context_is_never_longer_than_the_model_was_trained_for() -> None:
+    each = load(cells=20_000)
+    assert (each.kv_cells, each.kv_cells) == (each.model.context_length, 8192)
+    each.close(EngineClosed("the test is over"))
+
+
+def test_a_runner_tells_what_it_does() -> None:
+    each = load()
+    assert (each.requests, each.kv_used, each.kv_cells, each.tokens_per_second) == (0, 0, 512, None)
+    asked = [ask(each, question, max_tokens=6) for question in QUESTIONS[:3]]
+    assert each.requests == 3
+    each.step()
+    assert 0 < each.kv_used <= each.kv_cells
+    run(each)
+    usages = [generation.finished().usage for generation in asked]
+    assert each.requests == 0
+    assert each.kv_used > 0, "what was computed is kept for the next"
+    written = sum(usage.completion_tokens - 1 for usage in usages)
+    assert each.tokens_per_second == pytest.approx(written / sum(usage.seconds - usage.ttft for usage in usages))
+    before = each.tokens_per_second
+    ask(each, QUESTIONS[0], max_tokens=1)  # no token after the first
+    failed = ask(each, QUESTIONS[1])
+    each.step()
+    failed.fail(EngineError("no"))
+    each.fail_all(EngineError("no"))
+    assert (each.tokens_per_second, each.requests, each.kv_used) == (before, 0, 0)
+    each.close(EngineClosed("the test is over"))
+
+
+def test_a_cancelled_answer_counts_for_what_it_wrote() -> None:
+    each = load()
+    generation = ask(each, QUESTIONS[0])
+    while generation._completed < 4:
+        each.step()
+    generation.cancelled = True
+    run(each)
+    usage = generation.finished().usage
+    each.close(EngineClosed("the test is over"))
+    assert each.tokens_per_second == pytest.approx((usage.completion_tokens - 1) / (usage.seconds - usage.ttft))
+
+
+# ---- GPUs: the weights stay where they are, and all else is as on a machine that has one
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A device of which each model on it takes 300 bytes; what is in the list fails there, and says so."""
+    fails: list[str] = []
+    placed: list[int] = []
+
+    def model(path: Path, *, n_gpu_layers: int, **more: Any) -> Model:
+        if n_gpu_layers and "weights" in fails:
+            raise MemoryError("cudaMalloc failed: out of memory")
+        if n_gpu_layers and "file" in fails:
+            raise ModelCorrupt("llama.cpp cannot load it", path=str(path))
+        made = Model(path, n_gpu_layers=0, **more)
+        made.n_gpu_layers = n_gpu_layers
+        placed[:] = [n_gpu_layers]
+        return made
+
+    def context(model: Model, params: ContextParams) -> Context:
+        if model.n_gpu_layers and "context" in fails:
+            placed.clear()
+            raise MemoryError("failed to allocate CUDA0 buffer")
+        return Context(model, params)
+
+    def devices() -> tuple[Device, ...]:
+        free = 1000 - 300 * bool(placed and placed[0])
+        return () if "absent" in fails else (Device("CUDA0", "a GPU", "CUDA", free, 2000),)
+
+    for name, fake in (("Model", model), ("Context", context), ("devices", devices)):
+        monkeypatch.setattr(f"engine.llama.{name}", fake)
+    return fails
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_on_a_gpu_says_what_it_took_there() -> None:
+    each = load(n_gpu_layers=20)
+    assert (each.n_gpu_layers, each.vram) == (20, 300)
+    each.close(EngineClosed("the test is over"))
+
+
+@pytest.mark.parametrize("what", ["weights", "file", "context"])
+def test_what_fails_on_a_gpu_runs_on_the_cpu_and_says_so(
+    gpu: list[str], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.append(what)
+    heard: list[float] = []
+    with caplog.at_level(logging.WARNING, "engine.runner"):
+        each = load(n_gpu_layers=20, tell=heard.append)
+    assert (each.n_gpu_layers, each.vram) == (0, 0)
+    assert [record.name for record in caplog.records] == ["engine.runner"]
+    assert "runs on the CPU, since it could not be loaded onto the GPU" in caplog.text
+    assert heard == sorted(heard)
+    assert len(each.model.contexts) == 1
+    each.close(EngineClosed("the test is over"))
+
+
+def test_without_a_device_layers_are_not_even_tried_there(gpu: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    gpu += ["absent", "weights"]
+    each = load(n_gpu_layers=-1)
+    assert (each.n_gpu_layers, each.vram, caplog.records) == (0, 0, [])
+    each.close(EngineClosed("the test is over"))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_who_gives_up_gets_no_second_load() -> None:
+    told: list[float] = []
+
+    def tell(part: float) -> None:
+        told.append(part)
+        if len(told) == 3:  # and never again: a second load would come through
+            raise EngineClosed("nobody waits")
+
+    with pytest.raises(EngineClosed, match="nobody waits"):
+        load(n_gpu_layers=20, tell=tell)
+    assert len(told) == 3
+
+
+def test_no_memory_on_the_cpu_either(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.append("weights")
+
+    def none(*_: object) -> None:
+        raise MemoryError("there was no memory for a context")
+
+    monkeypatch.setattr("engine.llama.Context", none)
+    with pytest.raises(MemoryError, match="a context"):
+        load(n_gpu_layers=20)

@@ -21,6 +21,7 @@ from engine.pace import USUAL
 from engine.tuner import best_threads, micro_batch, settle, thread_counts, tune, turn_seconds
 from engine.tuning import MICRO_BATCHES, Timing, Tuning
 
+CELLS = 512
 HANG = 60.0
 Cost = Callable[[bool, int, int, bool], float]  # repacked, tokens, threads, busy host → seconds
 
@@ -270,7 +271,7 @@ def test_what_was_measured_is_not_measured_again(machine: Machine, file: Path) -
     assert ([one.repack for one in machine.loads], machine.contexts) == ([False], [])
 
 
-@pytest.mark.parametrize("error", [EngineError("no context"), ValueError("odd"), MemoryError()])
+@pytest.mark.parametrize("error", [EngineError("no context"), ValueError("odd")])
 def test_what_cannot_be_measured_runs_in_the_usual_way(
     machine: Machine, file: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -285,6 +286,28 @@ def test_what_cannot_be_measured_runs_in_the_usual_way(
     assert model is machine.loads[-1]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert tuning.recall(file) is None
+
+
+def test_without_memory_nothing_is_tried_that_takes_more(machine: Machine, file: Path) -> None:
+    def fail(*_: object) -> float:
+        raise MemoryError("no room")
+
+    machine.cost = fail
+    with pytest.raises(MemoryError, match="no room"):
+        settle(file, machine.load, False, ignore)
+    assert ([one.repack for one in machine.loads], machine.open) == ([False], [])
+    assert tuning.recall(file) is None
+
+
+def test_on_a_gpu_a_model_is_measured_apart(machine: Machine, file: Path) -> None:
+    _, chosen = settle(file, machine.load, True, ignore)
+    assert (tuning.recall(file, on_gpu=True), tuning.recall(file)) == (chosen, None)
+    machine.cost = better_repacked
+    _, plain = settle(file, machine.load, False, ignore)
+    assert plain != chosen
+    assert (tuning.recall(file, on_gpu=True), tuning.recall(file)) == (chosen, plain)
+    tuning.forget(file)
+    assert (tuning.recall(file, on_gpu=True), tuning.recall(file)) == (None, None)
 
 
 def test_beside_other_programs_nothing_is_measured(
@@ -346,7 +369,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(file: Path, tell: tuner.Tell = ignore, **over: Any) -> runner.Runner:
     spec = config.load().model("smollm2-135m-instruct").model_copy(update=over)
-    return runner.load(str(file), spec, config.load().engine, tell)
+    return runner.load(str(file), spec, config.load().engine, tell, cells=CELLS, n_gpu_layers=0)
 
 
 def close(each: runner.Runner) -> None:

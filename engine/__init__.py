@@ -21,9 +21,9 @@ from engine.errors import (
 )
 from engine.inputs import CATEGORIES
 from engine.metrics import Progress, Usage
-from engine.models import Status
 from engine.records import Hit, Memory
 from engine.sampling import Sampling
+from engine.status import LoadPlan, Status
 from engine.stream import Stream
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
 from engine.vectors import Embeddings
@@ -43,6 +43,7 @@ __all__ = [
     "ExtractedMemory",
     "Hit",
     "InvalidInput",
+    "LoadPlan",
     "Memory",
     "MemoryNotFound",
     "ModelCorrupt",

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.inputs import Turn
-    from engine.models import Models
+    from engine.pool import Pool
     from engine.runner import Runner
     from engine.scoring import Scoring
     from engine.vectors import Vectors
-    from engine.worker import Worker
 
 Labels = dict[str, str]
-ROLE = "classification"
+_Items = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,7 @@ class _Begun:
     """What is being weighed, and what it takes to stop it."""
 
     runner: Runner
+    key: tuple[str, _Items]  # of the prior that belongs to it
     scorings: list[Scoring]
 
     def cancel(self) -> None:
@@ -40,47 +40,57 @@ class _Begun:
 class Classifier:
     """Classifies for one engine; what belongs to a set of labels is computed once and kept."""
 
-    def __init__(self, models: Models, worker: Worker, vectors: Vectors) -> None:
-        self._models, self._worker, self._vectors = models, worker, vectors
+    def __init__(self, pool: Pool, vectors: Vectors) -> None:
+        self._pool, self._vectors = pool, vectors
         self._meanings: dict[object, NDArray[np.float32]] = {}
-        self._priors: dict[object, dict[str, float]] = {}
+        self._priors: dict[object, dict[str, float]] = {}  # of a model and a set of labels
 
-    def classify(self, texts: list[str], labels: Labels, abstain: float | None) -> list[tasks.Classification]:
-        """Return one classification a text; `labels` are name → description."""
-        by_meaning = self._models.spec(ROLE).kind == "embedding"
-        return (self._by_meaning if by_meaning else self._by_logits)(texts, labels, abstain)
+    def classify(
+        self, texts: list[str], labels: Labels, abstain: float | None, model: str = "classification"
+    ) -> list[tasks.Classification]:
+        """Return one classification a text; `labels` are name → description, `model` is a role or a name."""
+        by_meaning = self._pool.models.spec(model).kind == "embedding"
+        return (self._by_meaning if by_meaning else self._by_logits)(texts, labels, abstain, model)
 
-    def _by_meaning(self, texts: list[str], labels: Labels, abstain: float | None) -> list[tasks.Classification]:
-        key = tuple(labels.items())
+    def _by_meaning(
+        self, texts: list[str], labels: Labels, abstain: float | None, model: str
+    ) -> list[tasks.Classification]:
+        key = self._pool.models.name(model), tuple(labels.items())
         if key not in self._meanings:
             examples = tasks.label_examples(labels)
-            vectors = self._embed([text for texts in examples.values() for text in texts])
+            vectors = self._embed([text for texts in examples.values() for text in texts], model)
             self._meanings[key] = tasks.label_vectors(vectors, [len(texts) for texts in examples.values()])
-        scores = self._embed(texts) @ self._meanings[key].T
+        scores = self._embed(texts, model) @ self._meanings[key].T
         named = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
         return [tasks.from_similarities(row, abstain) for row in named]
 
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._vectors.embed(texts, "query", ROLE)
+    def _embed(self, texts: list[str], model: str) -> NDArray[np.float32]:
+        return self._vectors.embed(texts, "query", model)
 
-    def _by_logits(self, texts: list[str], labels: Labels, abstain: float | None) -> list[tasks.Classification]:
-        key = tuple(labels.items())
-        new = key not in self._priors
-        found = self._scores([*texts, tasks.NO_CONTENT] if new else texts, labels)
-        if new:
-            self._priors[key] = found.pop()
-        return [tasks.from_log_probabilities(scores, self._priors[key], abstain) for scores in found]
-
-    def _scores(self, texts: list[str], labels: Labels) -> list[dict[str, float]]:
+    def _by_logits(
+        self, texts: list[str], labels: Labels, abstain: float | None, model: str
+    ) -> list[tasks.Classification]:
         asked = [tasks.classification_turns(text, labels) for text in texts]
-        begin = partial(self._begin, asked, list(labels))
-        begun = self._worker.start(partial(self._models.runner, ROLE), begin)
+        nothing = tasks.classification_turns(tasks.NO_CONTENT, labels)
+        begun = self._pool.start(model, partial(self._begin, asked, nothing, tuple(labels.items())))
         with cancels(begun.cancel):
-            found = [wait(scoring.result) for scoring in begun.scorings]
-        return [dict(zip(labels, scores, strict=True)) for scores in found]
+            scores = [wait(scoring.result) for scoring in begun.scorings]
+        found = [dict(zip(labels, row, strict=True)) for row in scores]
+        if len(found) > len(texts):
+            self._priors[begun.key] = found.pop()
+        return [tasks.from_log_probabilities(row, self._priors[begun.key], abstain) for row in found]
 
-    def _begin(self, asked: list[tuple[Turn, ...]], labels: list[str], runner: Runner) -> _Begun:
-        """On the compute thread: encode all before any is queued, queue."""
-        prompts = [(runner.encode(turns), turns) for turns in asked]
-        scored = [runner.score(tokens, labels, pin=runner.instruction(turns, tokens)) for tokens, turns in prompts]
-        return _Begun(runner, scored)
+    def _begin(
+        self,
+        asked: list[tuple[Turn, ...]],
+        nothing: tuple[Turn, ...],
+        labels: tuple[tuple[str, str], ...],
+        runner: Runner,
+    ) -> _Begun:
+        """On the compute thread, with the model that it is: encode all before any is queued, queue."""
+        key = runner.spec.name, labels
+        wanted = asked if key in self._priors else [*asked, nothing]
+        prompts = [(runner.encode(turns), turns) for turns in wanted]
+        names = [name for name, _ in labels]
+        scored = [runner.score(tokens, names, pin=runner.instruction(turns, tokens)) for tokens, turns in prompts]
+        return _Begun(runner, key, scored)

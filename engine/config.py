@@ -15,14 +15,18 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from engine import quantities
 from engine.errors import ConfigError, ModelNotFound
 from engine.sampling import check_number
 from engine.toml_lines import line_of
@@ -63,7 +67,21 @@ def _pinned(package: str) -> str:
     return package
 
 
+def _size(size: object) -> int:
+    try:
+        if isinstance(size, int | str) and not isinstance(size, bool):
+            return int(TypeAdapter(ByteSize).validate_python(size))
+    except ValidationError:
+        pass
+    raise ValueError('must be a number of bytes, or a text such as "12GB"')
+
+
 SafeName = Annotated[str, AfterValidator(safe_name)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(quantities.duration)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Cells = Annotated[int, Field(ge=256, le=_INT32)] | Literal["auto"]
+Layers = Annotated[int, Field(ge=-1, le=_INT32)] | Literal["auto"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -108,10 +126,23 @@ class SamplingTable(_Table):
 class EngineTable(_Table):
     """`[engine]`: what holds for every model unless its entry says otherwise."""
 
-    n_ctx: int = Field(ge=256, le=_INT32)
+    ram_budget: Bytes
+    keep_alive: Seconds
+    n_ctx: Cells
+    n_gpu_layers: Layers
     n_batch: int = Field(ge=32, le=_INT32)
     parallel: int = Field(ge=1, le=64)
     sampling: SamplingTable
+
+
+class RoutingTable(_Table):
+    """`[routing]`: which of two models `process` takes, which are roles or names; `engine.routing` says how."""
+
+    threshold: Share
+    margin: Share
+    weights: Annotated[tuple[float, float, float], BeforeValidator(quantities.three_weights)]
+    light: str
+    heavy: str
 
 
 class ModelSpec(_Table):
@@ -134,8 +165,8 @@ class ModelSpec(_Table):
     weights: int | None = Field(default=None, ge=0)  # bytes in RAM, where that is not `size`
     vocab: int | None = Field(default=None, ge=1)
     # llm
-    n_ctx: int | None = Field(default=None, ge=256, le=_INT32)
-    n_gpu_layers: int = Field(default=0, ge=-1, le=_INT32)
+    n_ctx: Cells | None = None
+    n_gpu_layers: Layers | None = None
     n_threads: int | None = Field(default=None, ge=1, le=_INT32)
     parallel: int | None = Field(default=None, ge=1, le=64)
     flash_attention: bool | None = None
@@ -169,6 +200,7 @@ class ModelSpec(_Table):
 
 class _File(_Table):
     engine: EngineTable
+    routing: RoutingTable
     profiles: dict[str, dict[Literal[ROLES], str]]  # type: ignore[valid-type]
     models: dict[str, ModelSpec]
 
@@ -178,6 +210,7 @@ class Config:
     """A parsed models.toml; `file` names the user's file, if one was laid over the packaged one."""
 
     engine: EngineTable
+    routing: RoutingTable
     profiles: Mapping[str, Mapping[str, str]]
     models: Mapping[str, ModelSpec]
     file: str
@@ -302,9 +335,10 @@ def _validate(data: dict[str, Any], file: Path) -> Config:
         parsed = _File.model_validate(data)
     except ValidationError as error:
         raise _explain(error, file) from None
-    config = Config(parsed.engine, parsed.profiles, parsed.models, str(file))
+    config = Config(parsed.engine, parsed.routing, parsed.profiles, parsed.models, str(file))
     _check_models(config, file)
     _check_profiles(config, file)
+    _check_routing(config, file)
     return config
 
 
@@ -364,6 +398,21 @@ def _check_profiles(config: Config, file: Path) -> None:
                 raise _mistake(file, place, f"{model!r} is of kind {kind} and cannot be {role}.")
 
 
+def _check_routing(config: Config, file: Path) -> None:
+    for key, name in (("light", config.routing.light), ("heavy", config.routing.heavy)):
+        if name not in LLM_ROLES and not config.knows(name):
+            nearest = _nearest(name, [*LLM_ROLES, *(known for spec in config.models.values() for known in spec.names)])
+            raise _mistake(file, ("routing", key), f"{name!r} is neither a role nor a model.", nearest)
+
+
+def ram_bytes(size: int | str) -> int:
+    """Return a budget in bytes, from a number of them or a text such as "12GB". Raises `ConfigError`."""
+    try:
+        return _size(size)
+    except ValueError as error:
+        raise ConfigError(f"ram_budget {error}") from None
+
+
 def _explain(error: ValidationError, file: Path, above: tuple[str, ...] = ()) -> ConfigError:
     # a misspelt key is also a missing one, and the spelling is the better news
     first = min(error.errors(), key=lambda one: not _is_unknown_key(one))
@@ -385,7 +434,8 @@ def _mistake(file: Path, path: tuple[str, ...], message: str, nearest: str | Non
 
 def _known_keys(parent: tuple[str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "": _File, "engine": EngineTable, "models": ModelSpec, "source": Source, "sampling": SamplingTable,
+        "": _File, "engine": EngineTable, "routing": RoutingTable, "models": ModelSpec, "source": Source,
+        "sampling": SamplingTable,
     }  # fmt: skip
     if parent[:1] == ("profiles",):
         return list(ROLES)

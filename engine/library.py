@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine import folder, footprint, hub, layout, pins, upkeep
 from engine.config import Config, ModelSpec
-from engine.errors import DownloadError, ModelNotFound
+from engine.errors import ConfigError, DownloadError, ModelNotFound
 from engine.footprint import Footprint
+from engine.hub import Room
 from engine.metrics import Progress, ProgressCallback
 from engine.upkeep import Checked
 
@@ -57,7 +58,7 @@ class Library:
     """The catalogue of one configuration.
 
     `wanted` gives the entries of a profile, role or name, and of all roles for None. `heed` is called all along what
-    takes long; what it raises ends that.
+    takes long; what it raises ends that. `room` is entered for as long as something takes so much RAM.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Library:
         config: Config,
         wanted: Callable[[str | None], list[ModelSpec]],
         heed: Callable[[], object],
+        room: Room,
         progress: ProgressCallback | None = None,
     ) -> None:
-        self._config, self._wanted, self._heed, self._progress = config, wanted, heed, progress
+        self._config, self._wanted, self._heed, self._room, self._progress = config, wanted, heed, room, progress
 
     def entries(self) -> list[dict[str, Any]]:
         """Return every known model as JSON-ready values, `ram` and `size` in bytes."""
@@ -99,6 +101,17 @@ class Library:
         locked = pins.read()
         return [self._plan(spec, locked.get(spec.name)) for spec in self._wanted(name)]
 
+    def optional(self, name: str | None = None) -> str | None:
+        """Return the fallback of a profile, of the engine's own without a name, where it has one and it is not here."""
+        named = self._config.profiles.get(name or "", {}).get("fallback") if name else "fallback"
+        if named is None:
+            return None
+        try:
+            spec = self._wanted(named)[0]
+        except ConfigError:  # a profile without one
+            return None
+        return None if layout.installed(spec) else spec.name
+
     def pull(
         self, name: str | None = None, *, source: Path | None = None, progress: ProgressCallback | None = None
     ) -> list[Path]:
@@ -109,7 +122,7 @@ class Library:
         Raises `DownloadError`, `ModelNotFound`, `ModelCorrupt`, `Cancelled`.
         """
         told = self._telling(progress)
-        return [hub.pull(spec, source=source, progress=told) for spec in self._wanted(name)]
+        return [hub.pull(spec, source=source, progress=told, room=self._room) for spec in self._wanted(name)]
 
     def verify(self, name: str | None = None, *, progress: ProgressCallback | None = None) -> list[Checked]:
         """Hash the files of the models of `name` anew, or of all that are here. Raises as `upkeep.verify` does."""
@@ -130,7 +143,7 @@ class Library:
         """
         told = self._telling(progress)
         specs = [self._config.model(each) for each in ([name] if name else self.found(path))]
-        return [hub.pull(spec, source=_source(spec, path), progress=told) for spec in specs]
+        return [hub.pull(spec, source=_source(spec, path), progress=told, room=self._room) for spec in specs]
 
     def found(self, path: Path) -> list[str]:
         """Return the models of the catalogue whose files are in a folder, or of which `path` is one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -28,24 +27,16 @@ class Load:
     """How the thing called `key` comes to be, on which thread.
 
     `make` runs on the loader thread and calls what it is handed as often as it can be aborted; `adopt` takes what was
-    made, and the seconds it took, on the compute thread. `free` ends what was made and never adopted, on either.
-    `present` says, on any thread, whether it is there already.
+    made, on the compute thread. `free` ends what was made and never adopted, on either. `gone` is called once where
+    nothing was adopted, when nothing of it is in memory any more.
     """
 
     key: Hashable
     name: str
-    present: Callable[[], bool]
     make: Callable[[Heed], Any]
-    adopt: Callable[[Any, float], object]
+    adopt: Callable[[Any], object]
     free: Callable[[Any], object]
-
-
-class NotLoaded(Exception):
-    """A signal, not an error: what was asked for has to be loaded first."""
-
-    def __init__(self, load: Load) -> None:
-        super().__init__(load.name)
-        self.load = load
+    gone: Callable[[], object]
 
 
 @dataclass(eq=False, slots=True)
@@ -76,19 +67,8 @@ class Loader:
         with self._lock:
             if self._ended:
                 raise EngineClosed(self._ended)
-            ticket = self._tickets.get(load.key)
-            if ticket is None and load.present():  # adopted since the caller looked
-                waiter.set_result(None)
-            else:
-                (ticket or self._begin(load)).waiting.append(waiter)
+            (self._tickets.get(load.key) or self._begin(load)).waiting.append(waiter)
         return waiter
-
-    def call_off(self, key: Hashable) -> None:
-        """Give up the load of `key`, if there is one; who waits for it gets `EngineClosed`."""
-        with self._lock:
-            ticket = self._tickets.get(key)
-        if ticket:
-            self._conclude(ticket, EngineClosed(f"{ticket.load.name} was unloaded while it loaded"))
 
     def stop(self, reason: str) -> None:
         """Give up every load, from any thread and without waiting; who waits gets `EngineClosed`."""
@@ -121,13 +101,11 @@ class Loader:
     def _fulfil(self, ticket: _Ticket) -> None:
         try:
             self._heed(ticket)
-            began = time.perf_counter()
             made = ticket.load.make(partial(self._heed, ticket))
-            seconds = time.perf_counter() - began
         except BaseException as error:  # noqa: BLE001 - whatever it was, who waits is told
-            self._conclude(ticket, error)
+            self._leave(ticket, error)
         else:
-            self._hand_over(ticket, made, seconds)
+            self._hand_over(ticket, made)
 
     def _heed(self, ticket: _Ticket) -> None:
         with self._lock:
@@ -137,11 +115,11 @@ class Loader:
                 del self._tickets[ticket.load.key]  # who asks from now on needs a new load
         raise Cancelled(f"nobody waits any more for {ticket.load.name} to load")
 
-    def _hand_over(self, ticket: _Ticket, made: Any, seconds: float) -> None:
+    def _hand_over(self, ticket: _Ticket, made: Any) -> None:
         def adopt() -> None:
             if not self._current(ticket):
                 raise EngineClosed(f"{ticket.load.name} was unloaded while it loaded")
-            ticket.load.adopt(made, seconds)
+            ticket.load.adopt(made)
 
         try:
             adopted = self._post(adopt)
@@ -157,6 +135,14 @@ class Loader:
                 ticket.load.free(made)
         except Exception as failure:  # noqa: BLE001 - nobody waits for this
             _log.error("%s could not be freed: %s", ticket.load.name, type(failure).__name__)
+        if error is None:
+            self._conclude(ticket, None)
+        else:
+            self._leave(ticket, error)
+
+    def _leave(self, ticket: _Ticket, error: BaseException) -> None:
+        """Nothing is left of it: first of all its memory is free again, then who waits is told."""
+        ticket.load.gone()
         self._conclude(ticket, error)
 
     def _conclude(self, ticket: _Ticket, error: BaseException | None) -> None:

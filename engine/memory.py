@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidInput, MemoryNotFound, StoreError
+from engine.footprint import index_bytes
 from engine.index import VectorIndex
 from engine.inputs import Moment, TextKind, check_moment, check_text
 from engine.metrics import Progress, ProgressCallback, report
@@ -46,16 +47,24 @@ class MemoryStore:
     """The memories of one home folder, shared by any number of threads; the first use opens it.
 
     `embed(texts, kind)` returns (n, d) float32 and is called without the store's lock held. `model()` names
-    the embedding model whose vectors may be compared with each other (its sha256, say); it is asked once.
+    the embedding model whose vectors may be compared with each other (its sha256, say); it is asked once. `room` is
+    told how many bytes the index will have in all before it has them, and may refuse.
     Every method may raise `StoreError`, `StoreLocked` or `EngineClosed`.
     """
 
     def __init__(
-        self, home: Path, embed: Embed, model: Callable[[], str], *, progress: ProgressCallback | None = None
+        self,
+        home: Path,
+        embed: Embed,
+        model: Callable[[], str],
+        *,
+        room: Callable[[int], object] = lambda size: None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self._store = Store(home)
         self._embed = embed
         self._model = model
+        self._room = room
         self._progress = progress
         self._key: str | None = None
         self._index: VectorIndex | None = None  # None: to be read from SQLite by the next search
@@ -87,6 +96,8 @@ class MemoryStore:
                     return [self._find_or_add(change, draft, text, vectors) for text in texts]
             # Without a lock; what another thread forgets meanwhile is missing in the next round.
             vectors.update(zip(missing, self._encoded(missing), strict=True))
+            if (index := self._index) is not None:
+                self._room(index_bytes(len(index) + len(vectors), index.dim))
 
     def search(
         self,
@@ -114,6 +125,9 @@ class MemoryStore:
             return []
         self._fill()
         vector = _unit(self._vectors([query], "query"))[0]
+        if self._index is None:
+            count = self._number("SELECT count(*) FROM vectors WHERE model = ?", self._model_key())
+            self._room(index_bytes(count, len(vector)))
         with self._store.read() as db:
             hits = self._ranked(db, vector, wanted, most)
         return [

@@ -47,6 +47,10 @@ _SAID: dict[str, tuple[str, str]] = {
         "to use these, set GIEOK_MODELS={folder}; to copy them elsewhere: gieok models pull --from {folder}",
         "이 폴더의 모델을 쓰려면 GIEOK_MODELS={folder}, 다른 곳으로 복사하려면 gieok models pull --from {folder}",
     ),
+    "optional": (
+        "optional, answers where the chat model cannot be loaded: gieok models pull {name}",
+        "선택: 대화 모델을 올릴 수 없을 때 대신 답하는 모델. gieok models pull {name}",
+    ),
     "removed": ("{name}: {size} freed", "{name}: {size} 확보"),
     "ok": ("ok", "정상"),
     "missing": ("MISSING", "없음"),
@@ -88,7 +92,11 @@ def pull(arguments: argparse.Namespace) -> int:
         with _going_on(arguments.language), Bars(sizes, arguments.language) as bars:
             progress = None if arguments.quiet else bars
             came, failed = _each(sizes, lambda name: library.pull(name, source=source, progress=progress))
-    return _brought(arguments, came, failed)
+        optional = {library.optional(name) for name in arguments.names or [None]} - {None}
+    status = _brought(arguments, came, failed)
+    if optional and not arguments.quiet:
+        _note(arguments.language, "optional", name=" ".join(sorted(map(str, optional))))
+    return status
 
 
 def take(arguments: argparse.Namespace) -> int:

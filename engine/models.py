@@ -1,57 +1,34 @@
-"""Role → loaded model: which there are, how one is made on the loader thread, and which the compute thread holds."""
+"""Which models there are, by role and name; how one is made on the loader thread; which the compute thread holds."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, cast
 
+from engine import layout, plans
 from engine.errors import ConfigError, EngineClosed, InvalidInput, ModelNotFound
 from engine.inputs import check_text
-from engine.loader import Heed, Load, NotLoaded
+from engine.loader import Heed
 from engine.metrics import Progress, ProgressCallback, report
 
 if TYPE_CHECKING:
     from engine.config import Config, ModelSpec
     from engine.embedder import Embedder
+    from engine.plans import How
     from engine.runner import Runner
 
 _log = logging.getLogger("engine.models")
-T = TypeVar("T", "Runner", "Embedder")
-Tell = Callable[[float], None]  # takes which part of a load is done; raises where the load is to end
 Name = str | os.PathLike[str]
 Key = tuple[str, str | None]
+Kind = Literal["llm", "embedding"]
 _AGAIN = 1.0  # seconds after which a callback hears the same percent again
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in memory; `load_seconds` is how long its load took."""
-
-    name: str
-    kind: str
-    roles: tuple[str, ...]
-    load_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What an engine holds: `resident` is the bytes of RAM of the whole process."""
-
-    profile: str
-    home: str
-    models: str
-    loaded: tuple[LoadedModel, ...]
-    resident: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
+_OF_KIND = {"llm": "a chat model and cannot embed", "embedding": "an embedding model and cannot chat"}
 
 
 def resolve_roles(config: Config, profile: str, over: Mapping[str, Name]) -> dict[str, ModelSpec]:
@@ -82,13 +59,38 @@ def find_spec(config: Config, name: Name) -> ModelSpec:
         path = Path(name).expanduser().absolute()
     except RuntimeError:
         raise ModelNotFound(f"{name}: there is no such home folder. Write the path out.", model=name) from None
-    kind: Literal["llm", "embedding"] = "llm" if path.suffix.lower() == ".gguf" else "embedding"
+    kind: Kind = "llm" if path.suffix.lower() == ".gguf" else "embedding"
     called = path.stem if kind == "llm" else path.name
     return ModelSpec(name=called, kind=kind, source=Source(path=str(path)))
 
 
-def _key(spec: ModelSpec) -> Key:
-    return spec.name, spec.source.path  # files in two folders may have one name
+def key_of(spec: ModelSpec) -> Key:
+    """Return what a model is loaded as: files in two folders may have one name."""
+    return spec.name, spec.source.path
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory and how it came there; `how` tells what it takes, as it was measured."""
+
+    spec: ModelSpec
+    model: Runner | Embedder
+    how: How
+    seconds: float
+
+    @property
+    def runner(self) -> Runner | None:
+        """The model, if it is a chat model."""
+        from engine.runner import Runner
+
+        return self.model if isinstance(self.model, Runner) else None
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Free it; running requests end with `error`, by default `EngineClosed`."""
+        if runner := self.runner:
+            runner.close(error or EngineClosed(f"{self.spec.name} was unloaded"))
+        else:
+            cast("Embedder", self.model).close()
 
 
 class _Told:
@@ -115,79 +117,128 @@ class _Told:
 
 
 class Models:
-    """The models of one engine; `prefixes` is the folder in which what they computed of instructions is kept.
+    """The models of one engine; `named` are the roles whose model the caller named, `prefixes` the folder in which
+    what they computed of instructions is kept.
 
-    Any thread may use `specs`, `spec`, `loaded` and `steppable`, and look with `get`, `runner` and `embedder`; what
-    these return belongs to the compute thread, which alone calls the rest.
+    Any thread may use `spec`, `fallback`, `wanted`, `ways` and look at `loaded`; `make` is for the loader thread, and
+    the rest for the compute thread.
     """
 
     def __init__(
         self,
         config: Config,
         specs: Mapping[str, ModelSpec],
+        *,
+        named: Iterable[str] = (),
         progress: ProgressCallback | None = None,
         prefixes: Path | None = None,
     ) -> None:
         self.specs = dict(specs)
-        self._config, self._progress, self._prefixes = config, progress, prefixes
-        self._runners: dict[Key, Runner] = {}
-        self._embedders: dict[Key, Embedder] = {}
-        self._took: dict[Key, tuple[ModelSpec, float]] = {}
+        self._config, self._named, self.progress, self._prefixes = config, frozenset(named), progress, prefixes
+        self._loaded: dict[Key, Loaded] = {}
         self._seen: tuple[Runner, ...] = ()
-        self.loaded: tuple[LoadedModel, ...] = ()
+        self.loaded: tuple[Loaded, ...] = ()
 
-    def spec(self, name: str) -> ModelSpec:
-        """Return the entry of a role or of a catalogue name. Raises `ModelNotFound`, `ConfigError`."""
+    def spec(self, name: str, kind: Kind | None = None) -> ModelSpec:
+        """Return the entry of a role or of a catalogue name.
+
+        Raises `ModelNotFound`, `ConfigError`, and `InvalidInput` for a model of another kind.
+        """
         from engine.config import ROLES
 
         if name in ROLES and name not in self.specs:
             raise ConfigError(f"this profile names no {name} model; name one in models.toml or in Engine(models=…).")
-        return self.specs.get(name) or find_spec(self._config, name)
+        spec = self.specs.get(name) or find_spec(self._config, name)
+        if kind is not None and spec.kind != kind:
+            raise InvalidInput(f"{spec.name} is {_OF_KIND[spec.kind]}")
+        return spec
 
     def name(self, name: str) -> str:
         """Return what the model of a role or name is called. Raises as `spec` does."""
         return self.spec(name).name
+
+    def fallback(self, name: str) -> ModelSpec | None:
+        """Return who answers where the model of `name` cannot: nobody for a model that the caller named."""
+        from engine.config import LLM_ROLES
+
+        spec, fallback = self.specs.get(name), self.specs.get("fallback")
+        if spec is None or fallback is None or name not in LLM_ROLES or spec.kind != "llm":
+            return None
+        named = name in self._named and "fallback" not in self._named
+        return None if named or key_of(spec) == key_of(fallback) else fallback
 
     def wanted(self, name: str | None) -> list[ModelSpec]:
         """Return the entries of a profile, a role or a name; without one, of all roles. Raises as `spec` does."""
         if name is not None and name not in self._config.profiles:
             return [self.spec(name)]
         roles = resolve_roles(self._config, name, {}) if name else self.specs
-        # nothing falls back yet, so that model is left out
+        # who has the models of all roles needs none to fall back to; it is there for who asks for it
         return list({spec.name: spec for role, spec in roles.items() if role != "fallback"}.values())
 
-    def key(self, name: str) -> Key:
-        """Return what the model of a role or name is loaded as."""
-        return _key(self.spec(name))
+    def ways(self, spec: ModelSpec, *, here: bool = False) -> list[How]:
+        """Return how a model could be loaded, the most wanted first.
 
-    def get(self, name: str) -> Runner | Embedder:
-        """Return the model of a role or name, or raise `NotLoaded`."""
-        return self.runner(name) if self.spec(name).kind == "llm" else self.embedder(name)
+        Raises `ModelCorrupt`, and `ModelNotFound` where it has to be `here` and is not.
+        """
+        if here:
+            layout.locate(spec)
+        return plans.ways(spec, self._config.engine)
 
-    def runner(self, name: str) -> Runner:
-        """Return the chat model of a role or name, or raise `NotLoaded`."""
-        spec = self.spec(name)
-        if spec.kind != "llm":
-            raise InvalidInput(f"{spec.name} is an embedding model and cannot chat")
-        return self._get(self._runners, spec, self._load_runner, self._close_runner)
+    def roles(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Return the roles that a model has."""
+        return tuple(role for role, other in self.specs.items() if key_of(other) == key_of(spec))
 
-    def embedder(self, name: str = "embedding") -> Embedder:
-        """Return the embedding model of a role or name, or raise `NotLoaded`."""
-        spec = self.spec(name)
-        if spec.kind != "embedding":
-            raise InvalidInput(f"{spec.name} is a chat model and cannot embed")
-        return self._get(self._embedders, spec, self._load_embedder, self._close_embedder)
+    def make(self, spec: ModelSpec, how: How, heed: Heed) -> Loaded:
+        """Load a model, and measure what that takes. Raises `MemoryError` where the system refuses the memory."""
+        from engine import machine, measured
+        from engine.machine import Resident
 
-    def unload(self, name: str) -> bool:
-        """Free the model of a role or name; its running requests end with `EngineClosed`."""
-        spec = self.spec(name)
-        self._took.pop(_key(spec), None)
-        if runner := self._runners.pop(_key(spec), None):
-            self._close_runner(runner)
-        if embedder := self._embedders.pop(_key(spec), None):
-            self._close_embedder(embedder)
+        told = _Told(spec.name, self.progress, heed)
+        told.part(0.0)
+        before, began = machine.resident(), time.perf_counter()
+        model = self._load_embedder(spec, how) if spec.kind == "embedding" else self._load_runner(spec, how, told)
+        loaded = Loaded(spec, model, how, time.perf_counter() - began)
+        try:
+            after = machine.resident()
+            growth = Resident(after.anonymous - before.anonymous, after.file_backed - before.file_backed)
+            ram, believed = measured.corrected(how.ram, growth)
+            loaded = replace(loaded, how=replace(how, ram=ram, measured=believed))
+            if believed:
+                plans.remember(spec, self._config.engine, loaded.how)
+            told.end()
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
+
+    def keep(self, loaded: Loaded) -> None:
+        """Take over a model that was made."""
+        self._loaded[key_of(loaded.spec)] = loaded
         self._publish()
-        return bool(runner or embedder)
+        _log.info("loaded %s in %.1f s", loaded.spec.name, loaded.seconds)
+
+    def at(self, key: Key) -> Loaded:
+        """Return a model in memory. Raises `EngineClosed` if it was unloaded."""
+        if key not in self._loaded:
+            raise EngineClosed(f"{key[0]} was unloaded")
+        return self._loaded[key]
+
+    def forget(self, key: Key) -> None:
+        """Leave a model to who made it."""
+        self._loaded.pop(key, None)
+        self._publish()
+
+    def free(self, key: Key) -> None:
+        """Free a model and give its memory back to the system."""
+        from engine import machine
+
+        loaded = self._loaded.pop(key)
+        self._publish()
+        loaded.close()
+        if loaded.runner is None:
+            gc.collect()  # torch's modules refer to each other
+        machine.trim()
+        _log.info("unloaded %s", loaded.spec.name)
 
     def steppable(self) -> Iterable[Runner]:
         """Return the loaded chat models."""
@@ -195,77 +246,33 @@ class Models:
 
     def close(self, error: BaseException) -> None:
         """Free everything."""
-        for runner in self._runners.values():
-            runner.close(error)
-        for embedder in self._embedders.values():
-            embedder.close()
-        self._runners.clear()
-        self._embedders.clear()
-        self._took.clear()
+        for loaded in self._loaded.values():
+            loaded.close(error)
+        self._loaded.clear()
         self._publish()
 
-    def _get(
-        self, models: dict[Key, T], spec: ModelSpec, load: Callable[[ModelSpec, Tell], T], free: Callable[[T], object]
-    ) -> T:
-        key = _key(spec)
-        if found := models.get(key):
-            return found
-        present = partial(models.__contains__, key)
-        make, adopt = partial(self._make, spec, load, free), partial(self._adopt, models, spec)
-        raise NotLoaded(Load(key, spec.name, present, make, adopt, free))
-
-    def _make(
-        self, spec: ModelSpec, load: Callable[[ModelSpec, Tell], T], free: Callable[[T], object], heed: Heed
-    ) -> T:
-        """On the loader thread."""
-        told = _Told(spec.name, self._progress, heed)
-        told.part(0.0)
-        model = load(spec, told.part)
-        try:
-            told.end()
-        except BaseException:
-            free(model)
-            raise
-        return model
-
-    def _adopt(self, models: dict[Key, T], spec: ModelSpec, model: T, seconds: float) -> None:
-        models[_key(spec)] = model
-        self._took[_key(spec)] = spec, seconds
-        self._publish()
-        _log.info("loaded %s in %.1f s", spec.name, seconds)
-
-    def _load_runner(self, spec: ModelSpec, tell: Tell) -> Runner:
-        from engine import layout, probe, runner
+    def _load_runner(self, spec: ModelSpec, how: How, told: _Told) -> Runner:
+        from engine import probe, runner
 
         path = layout.locate(spec)
-        probe.check(path, lambda: tell(0.0))
-        made = runner.load(str(path), spec, self._config.engine, tell)
+        probe.check(path, lambda: told.part(0.0))
+        cells = cast("int", how.cells)
+        made = runner.load(str(path), spec, self._config.engine, told.part, cells=cells, n_gpu_layers=how.n_gpu_layers)
         try:
             if self._prefixes and not made.model.window:  # a state holds no more than the window, and could not be cut
-                made.restore_from(path, self._prefixes / spec.name, tell)
+                made.restore_from(path, self._prefixes / spec.name, told.part)
         except BaseException:
             made.close(EngineClosed(f"{spec.name} could not be loaded"))
             raise
         return made
 
-    def _load_embedder(self, spec: ModelSpec, tell: Tell) -> Embedder:
-        from engine import layout
-        from engine.embedder import Embedder
+    def _load_embedder(self, spec: ModelSpec, how: How) -> Embedder:
+        from engine import embedder
 
-        return Embedder(layout.locate(spec), spec)  # a library loads it, and says nothing meanwhile
-
-    def _close_runner(self, runner: Runner) -> None:
-        runner.close(EngineClosed(f"{runner.spec.name} was unloaded"))
-
-    def _close_embedder(self, embedder: Embedder) -> None:
-        embedder.close()
+        device = embedder.pick_device(2 * (how.ram.weights or 0))  # a pass needs room, too
+        return embedder.Embedder(layout.locate(spec), spec, device=device)  # a library loads it, and says nothing
 
     def _publish(self) -> None:
         """Show other threads what is loaded: tuples, replaced whole, need no lock."""
-        self._seen = tuple(self._runners.values())
-        self.loaded = tuple(
-            LoadedModel(spec.name, spec.kind, self._roles(_key(spec)), seconds) for spec, seconds in self._took.values()
-        )
-
-    def _roles(self, model: Key) -> tuple[str, ...]:
-        return tuple(role for role, spec in self.specs.items() if _key(spec) == model)
+        self.loaded = tuple(self._loaded.values())
+        self._seen = tuple(loaded.runner for loaded in self.loaded if loaded.runner)

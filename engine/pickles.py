@@ -40,6 +40,7 @@ PIECE = 1 << 20  # bytes hashed at a time
 START_SECONDS = 180.0  # importing torch from a slow disk
 BYTES_PER_SECOND = 4e6  # slower than this is not a disk but a hang
 GROWTH = 2  # tensors that share one storage are written once each; more than twice the file is a bomb
+BESIDE = 400_000_000  # bytes of RAM for everything that does not grow with the file
 ROOM = 1 << 30  # bytes of address space for everything that does not grow with the file
 
 # Not `-m`: a checkout that is not installed stands on no path of a fresh interpreter. At the end of its path, since
@@ -80,6 +81,11 @@ def safetensors_name(name: str) -> str:
         raise DownloadError(f"{name} is one part of a pickle in parts, which is not converted. {ELSEWHERE}.", file=name)
     stem = "model" if path.stem == "pytorch_model" else path.stem
     return str(path.with_name(f"{stem}.safetensors"))
+
+
+def memory(source: Path) -> int:
+    """Return how many bytes of RAM `convert` takes meanwhile, the pages of the file itself counted."""
+    return source.stat().st_size + BESIDE
 
 
 def convert(source: Path, target: Path, *, progress: ProgressCallback | None = None) -> str:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.embedder import Embedder
-    from engine.models import Models
-    from engine.worker import Worker
+    from engine.pool import Pool
 
 Head = Literal["dense", "sparse", "multi"]
 HEADS: tuple[Head, ...] = ("dense", "sparse", "multi")
@@ -43,21 +42,21 @@ class Embeddings:
 class Vectors:
     """Embeds for one engine."""
 
-    def __init__(self, models: Models, worker: Worker, progress: ProgressCallback | None) -> None:
-        self._models, self._worker, self._progress = models, worker, progress
+    def __init__(self, pool: Pool, progress: ProgressCallback | None) -> None:
+        self._pool, self._progress = pool, progress
 
     def embed(self, texts: list[str], kind: TextKind, role: str = "embedding") -> NDArray[np.float32]:
         """Return (n, d) float32, unit length. Raises `ModelNotFound`, `EngineClosed`, `Cancelled`."""
         import numpy as np
 
-        get = partial(self._models.embedder, role)
-        if not texts:
-            return np.zeros((0, self._worker.call_with(get, lambda model: model.dim)), np.float32)
-        parts = []
-        for at in range(0, len(texts), _AT_ONCE):
-            parts.append(self._worker.call_with(get, partial(_embed, texts[at : at + _AT_ONCE], kind)))
-            if len(texts) > _AT_ONCE:
-                report(self._progress, Progress("embed", min(at + _AT_ONCE, len(texts)), len(texts), "texts"))
+        with self._pool.leased(role, "embedding") as key:  # between two jobs it must not leave
+            if not texts:
+                return np.zeros((0, self._pool.run(key, lambda model: model.dim)), np.float32)
+            parts = []
+            for at in range(0, len(texts), _AT_ONCE):
+                parts.append(self._pool.run(key, partial(_embed, texts[at : at + _AT_ONCE], kind)))
+                if len(texts) > _AT_ONCE:
+                    report(self._progress, Progress("embed", min(at + _AT_ONCE, len(texts)), len(texts), "texts"))
         return np.concatenate(parts)
 
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import ContextVar
 from functools import partial
@@ -21,15 +21,13 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from engine.errors import Cancelled, EngineClosed, EngineError
-from engine.loader import Load, Loader, NotLoaded
+from engine.loader import Loader
 
 _log = logging.getLogger("engine.worker")
 _CLOSED = "the engine is closed; make a new Engine"
 LOOK_UP = 1.0  # seconds after which a waiting caller looks up: Windows shows a Ctrl-C only between two waits
 _JOBS = 0.02  # seconds of jobs between two steps, or one job if that takes longer
-_TRIES = 8  # loads for one call, where others unload the model again and again
 T = TypeVar("T")
-M = TypeVar("M")
 
 
 class Steppable(Protocol):
@@ -43,9 +41,13 @@ class Steppable(Protocol):
 
 
 class Owner(Protocol):
-    """What the thread works for: models that it adopts, steps and frees."""
+    """What the thread works for: models that it steps and frees.
+
+    `tend` is called between two steps; it returns after how many seconds it wants to be called again at the latest.
+    """
 
     def steppable(self) -> Iterable[Steppable]: ...
+    def tend(self) -> float | None: ...
     def close(self, error: BaseException) -> None: ...
 
 
@@ -122,7 +124,7 @@ class Worker:
         self._jobs: SimpleQueue[tuple[Future[object], Callable[[], object]] | None] = SimpleQueue()
         self._lock = threading.RLock()  # not a plain one: the garbage collector may close an engine inside
         self._thread: threading.Thread | None = None
-        self._loader = Loader(self.post)
+        self.loader = Loader(self.post)
         self._ended: str | None = None
         self._pid = os.getpid()
 
@@ -146,39 +148,22 @@ class Worker:
         A caller who is cancelled gets `Cancelled` at once: a job that waits does not run, one that runs does so for
         nothing.
         """
-        self._check_caller()
+        self.check_caller()
         future = self.post(job)
         return _await(future, partial(_give_up, future))
 
-    def call_with(self, get: Callable[[], M], job: Callable[[M], T]) -> T:
-        """Run `job` with the model that `get` returns, which is loaded first if `get` raises `NotLoaded`.
+    def obtain(self, future: Future[T], stop: Callable[[], object], look: Callable[[], object] = lambda: None) -> T:
+        """Return the result of `future`; who is interrupted or cancelled meanwhile calls `stop`, and `Cancelled` is
+        raised. Raises what it holds, too."""
+        return _await(future, stop, look)
 
-        `get` is also tried on the caller's own thread, so that a load never waits for a step. Raises what the load
-        raised too, and `EngineClosed` if the model is unloaded each time before it can be used.
-        """
-        self._check_caller()
-        for _ in range(_TRIES):
-            try:
-                get()
-                return self.call(lambda: job(get()))
-            except NotLoaded as absent:
-                load = absent.load
-            self._load(load)
-        raise EngineClosed(f"{load.name} was unloaded {_TRIES} times before it could be used")
-
-    def call_without(self, key: Callable[[], Hashable], job: Callable[[], T]) -> T:
-        """Give up the load of what `key` returns, if one is under way, and run `job`."""
-        self.check()
-        self._loader.call_off(key())
-        return self.call(job)
-
-    def start(self, get: Callable[[], M], begin: Callable[[M], S]) -> S:
-        """Run `begin` like a job of `call_with`; what it began is cancelled if the caller does not live to see it."""
+    def start(self, begin: Callable[[], S]) -> S:
+        """Run `begin` like a job of `call`; what it began is cancelled if the caller does not live to see it."""
         begun: list[S] = []
         given_up = threading.Event()
 
-        def job(model: M) -> S:
-            begun.append(begin(model))
+        def job() -> S:
+            begun.append(begin())
             if given_up.is_set():
                 begun[0].cancel()
             return begun[0]
@@ -189,7 +174,7 @@ class Worker:
                 one.cancel()
 
         with cancels(give_up):
-            return self.call_with(get, job)
+            return self.call(job)
 
     def post(self, job: Callable[[], T]) -> Future[T]:
         """Queue `job` and do not wait for it."""
@@ -198,6 +183,13 @@ class Worker:
         self._put(future, job)
         return future
 
+    def nudge(self) -> None:
+        """Let the thread look what its owner has to do, and do not wait for it. Raises `EngineClosed`."""
+        self.check()
+        with self._lock:
+            self._begin()
+            self._jobs.put(None)
+
     def close(self) -> None:
         """End both threads and free all models; running and waiting calls and loads raise `EngineClosed`."""
         if os.getpid() != self._pid:
@@ -205,30 +197,30 @@ class Worker:
         with self._lock:
             thread, self._ended = self._thread, self._ended or _CLOSED
             self._jobs.put(None)  # only wakes the thread; that it must end, `_ended` says
-        self._loader.stop(self._ended)
+        self.loader.stop(self._ended)
         for model in list(self._owner.steppable()):
             model.interrupt()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._loader.join()
+        self.loader.join()
 
-    def _check_caller(self) -> None:
+    def check_caller(self) -> None:
+        """Raise `EngineClosed` unless jobs are taken, and `EngineError` on a thread that would wait for itself."""
         self.check()
-        if threading.current_thread() in (self._thread, self._loader.thread):
+        if threading.current_thread() in (self._thread, self.loader.thread):
             raise EngineError("the engine cannot wait for itself: a progress callback called one of its methods")
-
-    def _load(self, load: Load) -> None:
-        waiter = self._loader.ask(load)
-        _await(waiter, waiter.cancel)
 
     def _put(self, future: Future[T], job: Callable[[], T]) -> None:
         with self._lock:
             self.check()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="gieok-compute", daemon=True)
-                thread.start()
-                self._thread = thread
+            self._begin()
             self._jobs.put((future, job))  # type: ignore[arg-type]
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="gieok-compute", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         reason: BaseException = EngineClosed(_CLOSED)
@@ -244,30 +236,34 @@ class Worker:
         """Run the jobs that wait, and one step of each busy model; False when told to end."""
         if self._ended:
             return False
-        self._run_jobs(wait=not any(model.busy for model in self._owner.steppable()))
+        pause = self._owner.tend()
+        self._run_jobs(0.0 if any(model.busy for model in self._owner.steppable()) else pause)
         for model in list(self._owner.steppable()):
             if model.busy and not self._ended:
                 _step(model)
         return True
 
-    def _run_jobs(self, *, wait: bool) -> None:
-        """Run what is queued, so that requests that come together begin together, but not for long beside streams."""
+    def _run_jobs(self, pause: float | None) -> None:
+        """Run what is queued, so that requests that come together begin together, but not for long beside streams.
+
+        If nothing is, wait for `pause` seconds, or without an end.
+        """
         until = time.perf_counter() + _JOBS
         while not self._ended:
             try:
-                job = self._jobs.get(block=wait)
+                job = self._jobs.get(pause != 0, pause)
             except Empty:
                 return
             if job is not None:
                 _run_job(*job)
             if time.perf_counter() > until:
                 return
-            wait = False
+            pause = 0.0
 
     def _end(self, reason: BaseException) -> None:
         with self._lock:
             self._ended = str(reason)
-        self._loader.stop(self._ended)
+        self.loader.stop(self._ended)
         try:
             self._owner.close(reason)
         except Exception as error:  # noqa: BLE001 - nor for this
@@ -278,20 +274,24 @@ class Worker:
                 job[0].set_exception(reason)
 
 
-def wait(future: Future[T]) -> T:
-    """Return the result of `future`, or raise what it raised; a Ctrl-C ends the wait on every system."""
+def wait(future: Future[T], look: Callable[[], object] = lambda: None) -> T:
+    """Return the result of `future`, or raise what it raised; a Ctrl-C ends the wait on every system.
+
+    `look` is called every second; what it raises ends the wait, too.
+    """
     while True:
         try:
             return future.result(LOOK_UP)
         except TimeoutError:
             if future.done():  # then it is the job's own
                 return future.result()
+            look()
 
 
-def _await(future: Future[T], stop: Callable[[], object]) -> T:
+def _await(future: Future[T], stop: Callable[[], object], look: Callable[[], object] = lambda: None) -> T:
     try:
         with cancels(stop):
-            return wait(future)
+            return wait(future, look)
     except CancelledError:
         raise Cancelled("the call was cancelled") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,79 @@ def test_a_source_may_bring_its_own_revision(laid: Callable[[str], Config]) -> N
     assert (after.source.repo, after.revision) == ("me/bge", "v1")
 
 
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        ("0", 0),
+        ("5", 5),
+        ("'16GB'", 16_000_000_000),
+        ("'16 GB'", 16_000_000_000),
+        ("'16gb'", 16_000_000_000),
+        ("'1.5GB'", 1_500_000_000),
+        ("'2GiB'", 2 << 30),
+        ("'300MB'", 300_000_000),
+        ("'4096'", 4096),
+    ],
+)
+def test_a_budget_is_bytes_or_a_text(laid: Callable[[str], Config], size: str, found: int) -> None:
+    assert laid(f"[engine]\nram_budget = {size}\n").engine.ram_budget == found
+    assert config.ram_bytes(tomllib.loads(f"size = {size}")["size"]) == found
+
+
+@pytest.mark.parametrize(
+    ("time", "found"),
+    [
+        ("0", 0.0),
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("'30s'", 30.0),
+        ("'10m'", 600.0),
+        ("'1.5 h'", 5400.0),
+        ("'0s'", 0.0),
+        ("'forever'", math.inf),
+    ],
+)
+def test_keep_alive_is_seconds_or_a_text(laid: Callable[[str], Config], time: str, found: float) -> None:
+    assert laid(f"[engine]\nkeep_alive = {time}\n").engine.keep_alive == found
+
+
+@pytest.mark.parametrize("cells", ["'auto'", "256", "32768"])
+@pytest.mark.parametrize("layers", ["'auto'", "-1", "0", "20"])
+def test_cells_and_layers_are_numbers_or_auto_in_both_places(
+    laid: Callable[[str], Config], cells: str, layers: str
+) -> None:
+    keys = f"n_ctx = {cells}\nn_gpu_layers = {layers}\n"
+    found = laid(f"[engine]\n{keys}{HERE}{keys}")
+    expected = tomllib.loads(keys)
+    for table in (found.engine, found.model("mine")):
+        assert (table.n_ctx, table.n_gpu_layers) == (expected["n_ctx"], expected["n_gpu_layers"])
+
+
+def test_what_a_model_does_not_say_is_the_tables(laid: Callable[[str], Config]) -> None:
+    mine = laid(HERE).model("mine")
+    assert (mine.n_ctx, mine.n_gpu_layers) == (None, None)
+
+
+def test_the_packaged_budget_and_routing_are_the_guides() -> None:
+    found = load()
+    assert (found.engine.ram_budget, found.engine.keep_alive) == (16_000_000_000, 600.0)
+    assert (found.engine.n_ctx, found.engine.n_gpu_layers) == ("auto", "auto")
+    assert (found.routing.threshold, found.routing.weights) == (0.7, (1.0, 1.0, 1.0))
+    assert (found.routing.light, found.routing.heavy) == ("classification", "chat")
+    assert 0 < found.routing.margin < 0.3
+
+
+def test_routing_is_laid_over_key_by_key(laid: Callable[[str], Config]) -> None:
+    found = laid("[routing]\nweights = [0, 2.5, 1]\nlight = 'qwen2.5:3b'\nheavy = 'QWEN2.5-7B-Instruct'\n").routing
+    assert found.weights == (0.0, 2.5, 1.0)
+    assert (found.light, found.heavy) == ("qwen2.5:3b", "QWEN2.5-7B-Instruct")
+    assert (found.threshold, found.margin) == (load().routing.threshold, load().routing.margin)
+
+
+def test_routing_may_name_a_model_of_ones_own(laid: Callable[[str], Config]) -> None:
+    assert laid("[routing]\nheavy = 'mine'\n" + HERE).routing.heavy == "mine"
+
+
 def test_a_model_needs_only_kind_and_source(laid: Callable[[str], Config]) -> None:
     assert laid(HERE).model("mine").name == "mine"
 
@@ -231,7 +305,8 @@ def test_every_profile_has_an_embedding_model_and_every_llm_role(profile: str) -
 
 
 def test_a_default_is_written_in_models_toml_only() -> None:
-    defaults = {**tomllib.loads(PACKAGED)["engine"], **tomllib.loads(PACKAGED)["engine"]["sampling"]}
+    tables = tomllib.loads(PACKAGED)
+    defaults = {**tables["engine"], **tables["engine"]["sampling"], **tables["routing"]}
     for file in ENGINE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             for name, value in named_values(node):
@@ -285,6 +360,16 @@ def test_the_defaults_check_sees_defaults() -> None:
         (HERE + "sampling = { temprature = 1 }\n", 5, "temperature"),
         (HERE + "[models.mine.sampling]\ntop_p = 1\n\nmin-p = 0.1\n", 8, "min_p"),
         (HERE + "[models.mine.sampling]\nseed = 1\n", 6, None),
+        ("[engine]\nn_batch = 64\nram_budgte = '1GB'\n", 3, "ram_budget"),
+        ("[engine]\nkeepalive = '1m'\n", 2, "keep_alive"),
+        ("[engine]\nn_gpu_layer = 0\n", 2, "n_gpu_layers"),
+        ("[engine]\nthreshold = 0.5\n", 2, None),
+        (HERE + "ram_budget = 1\n", 5, None),
+        ("[routings]\nthreshold = 0.5\n", 1, "routing"),
+        ("[routing]\nthreshhold = 0.5\n", 2, "threshold"),
+        ("[routing]\nmargin = 0.1\nweight = [1, 1, 1]\n", 3, "weights"),
+        ("routing = { lite = 'chat' }\n", 1, "light"),
+        ("[routing]\nn_ctx = 512\n", 2, None),
     ],
 )
 def test_an_unknown_key_is_told_its_line_and_the_nearest(
@@ -340,10 +425,85 @@ def test_an_unknown_key_is_told_its_line_and_the_nearest(
         (FOLDER + "heads = []\n", 5),
         ("[profiles.mine]\nchat = 3\n", 2),
         ("models.mine = 3\n", 1),
+        ("[engine]\nn_ctx = 'AUTO'\n", 2),
+        ("[engine]\nn_ctx = 255\n", 2),
+        (HERE + "n_ctx = 'all'\n", 5),
+        (HERE + "n_ctx = 100\n", 5),
+        ("[engine]\nn_gpu_layers = 'all'\n", 2),
+        ("[engine]\nn_gpu_layers = -2\n", 2),
+        ("[engine]\nn_gpu_layers = 1.5\n", 2),
+        ("[engine]\nn_gpu_layers = true\n", 2),
+        (HERE + "n_gpu_layers = 'most'\n", 5),
+        ("[engine]\nram_budget = '16 bananas'\n", 2),
+        ("[engine]\nram_budget = ''\n", 2),
+        ("[engine]\nram_budget = 'auto'\n", 2),
+        ("[engine]\nram_budget = true\n", 2),
+        ("[engine]\nram_budget = 1.5\n", 2),
+        ("[engine]\nram_budget = -1\n", 2),
+        ("[engine]\nram_budget = '-1GB'\n", 2),
+        ("[engine]\nram_budget = ['1GB']\n", 2),
+        ("[engine]\nkeep_alive = '10'\n", 2),
+        ("[engine]\nkeep_alive = '10 minutes'\n", 2),
+        ("[engine]\nkeep_alive = '-1m'\n", 2),
+        ("[engine]\nkeep_alive = -1\n", 2),
+        ("[engine]\nkeep_alive = nan\n", 2),
+        ("[engine]\nkeep_alive = inf\n", 2),
+        ("[engine]\nkeep_alive = true\n", 2),
+        ("[engine]\nkeep_alive = 'never'\n", 2),
+        ("routing = 3\n", 1),
+        ("[routing]\nthreshold = '0.7'\n", 2),
+        ("[routing]\nthreshold = 1.1\n", 2),
+        ("[routing]\nthreshold = -0.1\n", 2),
+        ("[routing]\nthreshold = nan\n", 2),
+        ("[routing]\nmargin = 2\n", 2),
+        ("[routing]\nmargin = -0.01\n", 2),
+        ("[routing]\nmargin = true\n", 2),
+        ("[routing]\nweights = 1\n", 2),
+        ("[routing]\nweights = [1, 1]\n", 2),
+        ("[routing]\nweights = [1, 1, 1, 1]\n", 2),
+        ("[routing]\nweights = [1, 1, '1']\n", 2),
+        ("[routing]\nweights = [1, 1, true]\n", 2),
+        ("[routing]\nweights = [1, 1, -1]\n", 2),
+        ("[routing]\nweights = [0, 0, 0]\n", 2),
+        ("[routing]\nweights = [1, nan, 1]\n", 2),
+        ("[routing]\nweights = [\n 1,\n inf,\n 1,\n]\n", 2),
+        ("[routing]\nlight = 3\n", 2),
+        ("[routing]\nthreshold = 0.5\nheavy = ['chat']\n", 3),
     ],
 )
 def test_a_wrong_value_is_told_its_line(refused: Callable[[str], ConfigError], text: str, line: int) -> None:
     assert refused(text).line == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "nearest"),
+    [
+        ("[routing]\nlight = 'clasification'\n", 2, "classification"),
+        ("[routing]\n\nheavy = 'qwen2.5-7b-instrukt'\n", 3, "qwen2.5-7b-instruct"),
+        ("[routing]\nheavy = 'bge'\n", 2, "bge-m3"),
+        ("[routing]\nlight = ''\n", 2, None),
+        ("[routing]\nlight = 'default'\n", 2, None),
+        ("[routing]\nlight = 'embedding'\n", 2, None),  # a role, but of no model that answers
+    ],
+)
+def test_routing_names_roles_or_models(
+    refused: Callable[[str], ConfigError], text: str, line: int, nearest: str | None
+) -> None:
+    error = refused(text)
+    assert "is neither a role nor a model" in str(error)
+    assert (error.line, error.nearest) == (line, nearest)
+
+
+def test_what_is_wrong_with_a_size_or_a_time_is_told(refused: Callable[[str], ConfigError]) -> None:
+    assert 'a number of bytes, or a text such as "12GB"' in str(refused("[engine]\nram_budget = '16 bananas'\n"))
+    assert 'a text such as "30s", "10m", "2h" or "forever"' in str(refused("[engine]\nkeep_alive = '10 days'\n"))
+    assert "three numbers" in str(refused("[routing]\nweights = [1]\n"))
+
+
+@pytest.mark.parametrize("size", ["x", "", "12 bananas", True, None, 1.5, [1]])
+def test_a_wrong_budget_of_an_engine_is_told_by_its_name(size: Any) -> None:
+    with pytest.raises(ConfigError, match='ram_budget must be a number of bytes, or a text such as "12GB"'):
+        config.ram_bytes(size)
 
 
 @pytest.mark.parametrize(

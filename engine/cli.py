@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import EngineError, InvalidInput, model_commands
-from engine.console import complain, gigabytes, opened, show
+from engine import EngineError, InvalidInput, model_commands, reports
+from engine.console import complain, opened, show
 from engine.inputs import check_dialogue
 from engine.instructions import Language
 
@@ -47,10 +47,14 @@ _HELP: dict[str, tuple[str, str]] = {
     "--dest": ("the models folder to use", "쓸 모델 폴더"),
     "--from": ("take the files from a folder, such as a USB stick", "폴더(USB 등)에서 파일을 가져옵니다"),
     "--dry-run": ("only show what would be fetched", "내려받지 않고 보여 주기만 합니다"),
-    "status": ("what is loaded, and where data lives", "올라온 모델과 자료의 위치"),
-    "doctor": ("what this machine is, and how models run on it", "이 컴퓨터와 모델의 실행 설정"),
+    "status": (
+        "what is loaded, and what a load would take",
+        "올라온 모델과 쓰는 메모리, 올릴 때 드는 메모리",
+    ),
+    "doctor": ("check this machine: what to mend, which profiles run here", "컴퓨터 점검: 고칠 것과 돌아가는 프로필"),
     "demo": ("the main job on the starter models", "작은 모델로 보는 시연"),
     "-k": ("how many at most", "몇 개까지"),
+    "--speed": ("measure what a user waits for; takes a minute", "사용자가 기다리는 시간을 측정 (1분쯤)"),
     "--retune": ("measure again: all chat models, or one", "다시 측정: 모든 대화 모델 또는 하나"),
     "--profile": ("a profile of models.toml", "models.toml의 프로필"),
     "--home": ("folder of memories", "기억을 두는 폴더"),
@@ -209,42 +213,6 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
     show(arguments, {"forgotten": arguments.id}, [])
 
 
-def _status(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        fields = engine.status().to_dict()
-    show(arguments, fields, [f"{name}\t{value}" for name, value in fields.items()])
-
-
-def _doctor(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        found = engine.doctor(retune=arguments.retune)
-    facts = {**found, "ram": gigabytes(found["ram"]), **found["versions"]}
-    lines = [f"{name}\t{value}" for name, value in facts.items() if name not in ("versions", "models")]
-    show(arguments, found, [*lines, *map(_doctor_line, found["models"])])
-
-
-def _doctor_line(model: dict[str, Any]) -> str:
-    if not model["installed"]:
-        state = "not installed"
-    elif model["kind"] != "llm":
-        state = "installed"
-    elif model["tuning"] is None:
-        state = "not measured yet: measured at first load"
-    else:
-        state = _tuning(model["tuning"])
-    return f"{model['name']}\t{', '.join(model['roles'])}\t{state}"
-
-
-def _tuning(chosen: dict[str, Any]) -> str:
-    speeds = {name: "?" if speed is None else speed for name, speed in chosen["tokens_per_second"].items()}
-    return (
-        f"threads {chosen['n_threads']}, for batches {chosen['n_threads_batch']}; "
-        f"{'' if chosen['repack'] else 'not '}repacked; micro-batch {chosen['n_ubatch']}; tokens/s: "
-        f"prefill {speeds['prefill']} ({speeds['prefill_busy']} beside a busy host), "
-        f"decode {speeds['decode']} ({speeds['decode_busy']})"
-    )
-
-
 def _demo(arguments: argparse.Namespace) -> int:
     from engine.demo import run
 
@@ -259,8 +227,8 @@ _VERBS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
     "embed": (_embed, ("text+",)),
     "remember": (_remember, ("text",)),
     "search": (_search, ("query", "-k")),
-    "status": (_status, ()),
-    "doctor": (_doctor, ("--retune",)),
+    "status": (reports.status, ()),
+    "doctor": (reports.doctor, ("--retune", "--speed")),
     "demo": (_demo, ()),
     "memory list": (_memory_list, ()),
     "memory show": (_memory_show, ("id",)),
@@ -280,6 +248,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--quiet": {"action": "store_true", "default": argparse.SUPPRESS},
     "-k": {"type": int, "metavar": "N"},
     "--retune": {"nargs": "?", "const": True, "default": False, "metavar": "MODEL"},
+    "--speed": {"action": "store_true"},
     "--dest": {"type": Path, "metavar": "DIR"},
     "--from": {"type": Path, "metavar": "DIR", "dest": "source"},
     "--dry-run": {"action": "store_true"},

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,37 @@ def rows(db: Connection, sql: str, values: Bindings = ()) -> list[Row]:
     return list(db.execute(sql, values))
 
 
+def _checked(db: Connection, check: str) -> list[str]:
+    import apsw
+
+    found: list[str] = []
+    try:
+        found.extend(str(problem) for (problem,) in db.execute(f"PRAGMA {check}"))
+    except apsw.CorruptError as error:  # damage that the check itself cannot get past
+        found.append(str(error))
+    return [] if found == ["ok"] else found
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a home's database looks like: its bytes, what SQLite's check finds, and how much is in it.
+
+    `memories` is user → how many; `vectors` of all of them have one of the model that was asked about.
+    """
+
+    size: int
+    problems: tuple[str, ...]
+    memories: dict[str, int]
+    vectors: int
+
+
+def sqlite_version() -> str:
+    """Return the version of the SQLite that is used here."""
+    import apsw
+
+    return str(apsw.sqlite_lib_version())
+
+
 class Store:
     """The database of one home: one connection behind one lock, opened by its first use.
 
@@ -127,15 +159,44 @@ class Store:
 
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check finds, nothing for a sound file."""
+        with self.read() as db:
+            return _checked(db, "integrity_check")
+
+    def health(self, model: str | None) -> Health | None:
+        """Look at the file, also while another process has it; None where there is none. Nothing is changed or locked.
+
+        `model` is the embedding model whose vectors are counted.
+        """
+        with self._translated():
+            if not self.path.exists():
+                return None
+            size = self.path.stat().st_size
+            with self._looking() as db:
+                self._version(db)
+                if problems := _checked(db, "quick_check"):
+                    return Health(size, tuple(problems), {}, 0)
+                if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'vectors'"):  # made, and not yet used
+                    return Health(size, (), {}, 0)
+                memories: dict[str, int] = dict(
+                    rows(db, "SELECT user, count(*) FROM memories GROUP BY user ORDER BY 2 DESC")
+                )
+                ((vectors,),) = rows(db, "SELECT count(*) FROM vectors WHERE model = ?", (model,))
+                return Health(size, (), memories, vectors)
+
+    @contextmanager
+    def _looking(self) -> Iterator[Connection]:
+        """Lend a connection that can only read."""
         import apsw
 
-        found: list[str] = []
-        with self.read() as db:
-            try:
-                found.extend(str(problem) for (problem,) in db.execute("PRAGMA integrity_check"))
-            except apsw.CorruptError as error:  # damage that the check itself cannot get past
-                found.append(str(error))
-        return [] if found == ["ok"] else found
+        # Without a log nobody has the file open; an ordinary reader would then leave a log and its index behind.
+        alone = "" if self.path.with_name(f"{FILE_NAME}-wal").exists() else "&immutable=1"
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        db = apsw.Connection(f"{self.path.absolute().as_uri()}?mode=ro{alone}", flags=flags)
+        try:
+            db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
+            yield db
+        finally:
+            db.close()
 
     def close(self) -> None:
         """Free the file and the lock; may be called twice; in a forked child it leaves both alone."""

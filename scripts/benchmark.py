@@ -5,11 +5,15 @@
     python scripts/benchmark.py runtime [--shape NAME | --model FILE.gguf] [--rows NAME,NAME] [--rounds N]
                                         [--peer-url http://127.0.0.1:PORT] [--json FILE]
     python scripts/benchmark.py resident [--shape NAME,NAME|all] [--folder DIR] [--json FILE]
+    python scripts/benchmark.py lifecycle [--shape NAME | --model FILE.gguf] [--keep FILE] [--rounds N] [--lives N]
+                                          [--quick] [--json FILE]
 
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
 number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
 row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far. `resident`: the
-RAM that models of true shape take, against the estimate; writes each into a temporary folder, up to 9 GB.
+RAM that models of true shape take, against the estimate; writes each into a temporary folder, up to 9 GB. `lifecycle`:
+the first use of a model of true shape against bare calls of llama.cpp; what many loads and unloads of the starter
+models, and of a file that `--model` names, leave in RAM, open and running.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import lifecycle_benchmark
 import resident
 import runtime_benchmark
 import shapes
@@ -142,10 +147,11 @@ def main() -> None:
     """Measure, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="?", choices=RUNS, default="starter")
-    parser.add_argument("--model", default="", metavar="GGUF", help="threads, runtime: another file than the default")
+    parser.add_argument("--model", default="", metavar="GGUF", help="threads, runtime, lifecycle: another file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="resident: where shapes lie for a moment")
+    parser.add_argument("--lives", type=int, default=50, metavar="N", help="lifecycle: loads of each model")
     for_runtime(parser.add_argument_group("runtime"))
     arguments = parser.parse_args()
     processor = platform.processor() or platform.machine()
@@ -196,6 +202,22 @@ def show_resident(arguments: argparse.Namespace) -> object:
         raise SystemExit(str(error)) from None
 
 
+def show_lifecycle(arguments: argparse.Namespace) -> object:
+    """Print what the first use of a model costs, and what many loads leave behind."""
+    shape = arguments.shape or "qwen2.5-3b"
+    check_names([shape], shapes.SHAPES)
+    rounds, lives = (1, 3) if arguments.quick else (arguments.rounds, arguments.lives)
+    more = [Path(arguments.model)] if arguments.model else []
+    try:
+        default = lifecycle_benchmark.starters()[0] if arguments.quick else None
+        path = next(iter(more), default) or runtime_benchmark.model_of(shape, arguments.keep)
+        report = lifecycle_benchmark.run(path, rounds, lives, more)
+    except (shapes.CannotWrite, ModelNotFound, OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(str(error)) from None
+    print("\n".join(lifecycle_benchmark.table(report)))
+    return report
+
+
 def show_threads(arguments: argparse.Namespace) -> object:
     """Print speeds by number of threads."""
     rows = threads(arguments.model, arguments.rounds)
@@ -218,7 +240,10 @@ def show_starter(arguments: argparse.Namespace) -> object:
     return {"resident": resident, "figures": figures}
 
 
-RUNS = {"starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident}
+RUNS = {
+    "starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident,
+    "lifecycle": show_lifecycle,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

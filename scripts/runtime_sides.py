@@ -143,7 +143,7 @@ def settings(setup: Setup) -> dict[str, Any]:
 
 def _runner(engine: Engine) -> Runner:
     engine.load("chat")
-    return engine._worker.call_with(partial(engine._models.runner, "chat"), lambda runner: runner)
+    return engine._pool.call("chat", lambda runner: cast("Runner", runner), "llm")
 
 
 def _greedy(tokens: int) -> Sampling:

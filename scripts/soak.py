@@ -5,6 +5,8 @@
     python scripts/soak.py scheduler [--examples N] [--seed S]
     python scripts/soak.py probe [--files N] [--seed S]
     python scripts/soak.py downloads [--kills N] [--rounds N] [--seed S]
+    python scripts/soak.py lifecycle [--rounds N | --hours H] [--memories N] [--limit SIZE] [--shapes DIR]
+                                     [--parts NAME,NAME] [--output FILE] [--quick]
 
 `prompts`: hostile messages of every kind against the vocabularies of Qwen 2, Llama 3, Llama 2 and Gemma 4, in every
 role, in context, memories, extraction, classification and summaries: no control token may come of what was typed.
@@ -27,7 +29,14 @@ that names the file, and come right once the hub is well; pulls that are killed,
 byte, or soon after the last one, must fetch at most 1 MiB again, counted where it is sent. No wrong file is ever in the
 model's folder.
 
-Exit status 0, or 1 where something failed.
+`lifecycle`: chat with a 7B model, classification with a 3B one, embedding, search over many memories, a summary, chat
+with a 14B model, and again, inside a limit of memory that the kernel keeps where this user may make a control group
+(root on Linux), else beside a look at resident memory four times a second. The models are of true shape with random
+weights, 18 GB of files that are written once; the memories are put straight into the store with random vectors. Before
+it (`--parts shapes,everything`) each model is loaded alone, to compare its estimate, and then all of the default
+profile together. `--quick` shows with the starter models that all this works, and measures nothing.
+
+Exit status 0, 1 where something failed, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -35,6 +44,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import random
 import sys
 import tempfile
@@ -45,7 +55,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine.errors import ModelCorrupt, ModelNotFound
+import lifecycle as lifecycles
+import lifecycle_cast
+import shapes
+
+from engine.config import ram_bytes
+from engine.errors import ConfigError, ModelCorrupt, ModelNotFound
 from engine.llama import Model
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -151,6 +166,51 @@ def downloads(arguments: argparse.Namespace) -> bool:
     return not (stormy.failures or killed.failures) and max(killed.again, default=0) <= pulls.MIB
 
 
+def lifecycle(arguments: argparse.Namespace) -> bool:
+    """Let models come and go inside a limit; True if all that is wanted was reached."""
+    quick = arguments.quick
+    cast = lifecycle_cast.starters() if quick else lifecycle_cast.true_shapes(arguments.shapes, arguments.vocab)
+    options = lifecycles.Options(
+        cast,
+        arguments.parts,
+        2 if quick else arguments.rounds,
+        arguments.hours,
+        50 if quick else arguments.memories,
+        ram_bytes(arguments.limit),
+    )
+    report = lifecycles.run(options)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    print("\n".join(lifecycles.table(report)))
+    return all(report["checks"].values())
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """Return the parts that an argument names."""
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(lifecycles.PARTS):
+        raise argparse.ArgumentTypeError(f"there is no {min(unknown)!r}; there are {', '.join(lifecycles.PARTS)}")
+    return names
+
+
+def for_lifecycle(part: argparse.ArgumentParser, vocabularies: Path) -> None:
+    """Add what `lifecycle` takes."""
+    from platformdirs import user_cache_path
+
+    part.add_argument("--rounds", type=int, default=10, metavar="N", help="default: %(default)s")
+    part.add_argument("--hours", type=float, default=0.0, metavar="H", help="so long, instead of a number of rounds")
+    part.add_argument("--memories", type=int, default=200_000, metavar="N", help="default: %(default)s")
+    part.add_argument("--limit", default="16GB", metavar="SIZE", help="default: %(default)s")
+    folder = user_cache_path("gieok", appauthor=False) / "shapes"
+    part.add_argument("--shapes", type=Path, default=folder, metavar="DIR", help="models; default: %(default)s")
+    part.add_argument("--vocab", type=Path, default=vocabularies, metavar="DIR", help="default: %(default)s")
+    every = ",".join(lifecycles.PARTS)
+    part.add_argument("--parts", type=parts_of, default=every, metavar="NAME,NAME", help="default: %(default)s")
+    part.add_argument("--output", type=Path, metavar="FILE", help="the report as JSON")
+    part.add_argument("--quick", action="store_true", help="starter models, two rounds: shows that it works")
+    part.set_defaults(run=lifecycle)
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,9 +238,15 @@ def main() -> int:
     part.add_argument("--rounds", type=int, default=200, metavar="N", help="default: %(default)s")
     part.add_argument("--seed", type=int, default=0, metavar="S")
     part.set_defaults(run=downloads)
+    for_lifecycle(parts.add_parser("lifecycle", help="models come and go inside a limit of memory"), folder)
     arguments = parser.parse_args()
     try:
         return 0 if arguments.run(arguments) else 1
+    except KeyboardInterrupt:
+        return 130
+    except (ConfigError, OSError, shapes.CannotWrite) as error:
+        print(error, file=sys.stderr)
+        return 1
     except (ModelCorrupt, ModelNotFound) as error:
         print(f"{error}. `python3 scripts/dev.py test` fetches what the tests need.", file=sys.stderr)
         return 1

@@ -19,12 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from alone import PROBES, Alone, Bounds, Trace, compare
+from alone import PROBES, Alone, Asked, Bounds, Trace, compare
 from asks import KNOWN, THREADS, Ask, plan
 
 from engine import Engine, EngineClosed, config
 from engine.answers import Question, Running
-from engine.inputs import Turn
 from engine.llama import Context
 from engine.runner import Runner
 from engine.scheduler import Chunk
@@ -203,11 +202,12 @@ def listen(engine: Engine, heard: Heard) -> None:
     def generate_and_tell(question: Question, began: float, runner: Runner) -> Running:
         count_requests(runner._context, heard)
         running = generate(question, began, runner)
-        heard.traces.append(Trace(question, running._generation))
+        asked = Asked.of(question, engine._answers._params(question, runner.spec))
+        heard.traces.append(Trace(asked, running._generation))
         return running
 
-    def begin_and_tell(asked: list[tuple[Turn, ...]], labels: list[str], runner: Runner) -> Any:
-        begun = begin(asked, labels, runner)
+    def begin_and_tell(*given: Any) -> Any:
+        begun = begin(*given)
         heard.scorings.extend(begun.scorings)
         return begun
 

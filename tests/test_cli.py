@@ -19,11 +19,12 @@ import pytest
 import engine
 from engine import cli, console
 from engine.config import packaged_file
-from engine.errors import EngineError, InvalidInput, MemoryNotFound, ModelNotFound
+from engine.errors import ConfigError, EngineError, InvalidInput, MemoryNotFound, ModelNotFound
+from engine.footprint import Footprint
 from engine.inputs import CATEGORIES, check_dialogue
 from engine.metrics import Progress, Usage
-from engine.models import LoadedModel, Status
 from engine.records import Hit, Memory
+from engine.status import LoadPlan, Status
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary
 from engine.vectors import Embeddings
 
@@ -81,8 +82,20 @@ class FakeEngine:
         return call
 
 
-SPEEDS = {"prefill": 72.5, "prefill_busy": 41.0, "decode": 12.8, "decode_busy": None}
-TUNED = {"n_threads": 1, "n_threads_batch": 2, "repack": False, "n_ubatch": 256, "tokens_per_second": SPEEDS}
+ROLES = ("chat", "summary", "extraction", "classification", "embedding", "fallback")
+
+
+def planned(role: str) -> LoadPlan:
+    """Return the plan of a role in a profile without a fallback."""
+    if role == "fallback":
+        raise ConfigError("this profile names no fallback model")
+    ram = Footprint(weights=300_000_000, kv=100_000_000, compute=0, other=50_000_000)
+    return LoadPlan(
+        model="fake", kind="llm", installed=True, verdict="fits", ram=ram, measured=False, n_ctx=8192, n_gpu_layers=0,
+        vram=0, budget=16_000_000_000, held=0, evicts=(), fallback=None,
+    )  # fmt: skip
+
+
 ANSWERS: dict[str, Any] = {
     "stream": FakeStream(),
     "extract_memory": lambda dialogue: check_dialogue(dialogue) and ExtractedMemory(facts=(ITEM,)),
@@ -95,7 +108,8 @@ ANSWERS: dict[str, Any] = {
     "memory": MEMORY,
     "forget": None,
     "entries": [],
-    "plan": [],
+    "plan": lambda name=None: planned(name) if name in ROLES else [],
+    "optional": None,
     "disk": {"folder": "models", "free": 10**10},
     "verify": [],
     "remove": 2_000_000,
@@ -103,18 +117,33 @@ ANSWERS: dict[str, Any] = {
     "take": [Path("models/here")],
     "doctor": {
         "python": "3.11.9",
+        "platform": "Linux",
+        "processor": "AMD EPYC",
         "cores": 2,
         "ram": 16_000_000_000,
+        "ram_free": 12_000_000_000,
         "gpu": False,
-        "versions": {"torch": "2.1", "apsw": None},
-        "models": [
-            {"name": "big", "kind": "llm", "roles": ["chat", "summary"], "installed": True, "tuning": TUNED},
-            {"name": "new", "kind": "llm", "roles": ["extraction"], "installed": True, "tuning": None},
-            {"name": "e5", "kind": "embedding", "roles": ["embedding"], "installed": True, "tuning": None},
-            {"name": "away", "kind": "llm", "roles": ["fallback"], "installed": False, "tuning": None},
-        ],
+        "versions": {"torch": "2.13.0", "apsw": None},
+        "profile": "starter",
+        "models": [],
+        "checks": [],
+        "profiles": [],
+        "recommended": None,
     },
-    "status": Status("starter", "/h", "/m", (LoadedModel("fake", "llm", ("chat",), 1.0),), 5),
+    "status": Status(
+        profile="starter",
+        home="/h",
+        models="/m",
+        budget=16_000_000_000,
+        held=400_000_000,
+        resident=500_000_000,
+        anonymous=300_000_000,
+        file_backed=200_000_000,
+        parts=(),
+        loaded=(),
+        waiting=0,
+        replaced=(),
+    ),
 }
 
 
@@ -146,12 +175,13 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["memory", "forget", "m1"], "forget"),
     (["models", "list"], "entries"),
     (["models", "plan"], "entries plan"),
-    (["models", "pull", "starter"], "entries plan"),
+    (["models", "pull", "starter"], "entries plan optional"),
     (["models", "verify"], "entries verify"),
     (["models", "remove", "x"], "remove"),
     (["models", "import", "."], "found take"),
-    (["status"], "status"),
+    (["status"], "status" + 6 * " plan"),
     (["doctor"], "doctor"),
+    (["doctor", "--speed"], "doctor"),
     (["doctor", "--retune"], "doctor"),
 ]
 
@@ -244,25 +274,34 @@ def test_a_memory_is_shown_field_by_field(fake: FakeEngine, capsys: Output) -> N
     assert shown == {name: "" if value is None else str(value) for name, value in MEMORY.to_dict().items()}
 
 
-def test_the_doctor_shows_how_every_model_runs(fake: FakeEngine, capsys: Output) -> None:
-    assert cli.main(["doctor"]) == 0
-    speeds = "tokens/s: prefill 72.5 (41.0 beside a busy host), decode 12.8 (?)"
-    facts, models = (lines.splitlines() for lines in capsys.readouterr().out.split("big\t"))
-    assert facts == ["python\t3.11.9", "cores\t2", "ram\t16.0 GB", "gpu\tFalse", "torch\t2.1", "apsw\tNone"]
-    assert models == [
-        f"chat, summary\tthreads 1, for batches 2; not repacked; micro-batch 256; {speeds}",
-        "new\textraction\tnot measured yet: measured at first load",
-        "e5\tembedding\tinstalled",
-        "away\tfallback\tnot installed",
-    ]
-
-
-@pytest.mark.parametrize(("given", "retune"), [([], False), (["--retune"], True), (["--retune", "chat"], "chat")])
+@pytest.mark.parametrize(
+    ("given", "retune", "speed"),
+    [
+        ([], False, False),
+        (["--retune"], True, False),
+        (["--retune", "chat"], "chat", False),
+        (["--speed"], False, True),
+        (["--speed", "--retune", "chat"], "chat", True),
+    ],
+)
 def test_what_the_doctor_is_to_measure_reaches_the_engine(
-    fake: FakeEngine, given: list[str], retune: bool | str
+    fake: FakeEngine, given: list[str], retune: bool | str, speed: bool
 ) -> None:
     assert cli.main(["doctor", *given]) == 0
-    assert fake.calls == [("doctor", (), {"retune": retune})]
+    assert fake.calls == [("doctor", (), {"retune": retune, "speed": speed})]
+
+
+def test_status_tells_what_every_role_would_take(fake: FakeEngine, capsys: Output) -> None:
+    assert cli.main(["--json", "status"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["budget"], told["held"]) == (16_000_000_000, 400_000_000)
+    [plan] = told["plans"]  # of the one model that all roles of this profile have
+    assert plan["roles"] == ["chat", "summary", "extraction", "classification", "embedding"]
+    assert plan["ram"]["total"] == 450_000_000
+    assert cli.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "budget\t16.0 GB, of which 0.4 GB is held" in lines
+    assert "  fake (chat, summary, extraction, classification, embedding)\t0.5 GB (estimated)\tfits" in lines
 
 
 def test_options_reach_the_engine(fake: FakeEngine) -> None:

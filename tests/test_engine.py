@@ -27,8 +27,10 @@ from engine import (
     MemoryNotFound,
     ModelCorrupt,
     ModelNotFound,
+    OutOfBudget,
     Progress,
     SchemaError,
+    footprint,
     hub,
 )
 
@@ -275,6 +277,24 @@ def test_memories_outlive_the_engine(tmp_path: Path) -> None:
         assert engine.search("언제 태어났어?")[0].memory == memory
 
 
+def test_the_index_is_counted_and_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(profile="starter", home=tmp_path) as engine:
+        memory = engine.remember("제 생일은 4월 17일이에요")[0]
+        assert "vector index" not in [part.name for part in engine.status().parts]
+        assert engine.search("생일")[0].memory == memory
+        parts = {part.name: part.bytes for part in engine.status().parts}
+        assert parts.keys() - {"libraries"} == {"multilingual-e5-small", "vector index"}
+        assert parts["vector index"] >= footprint.index_bytes(1, 384)
+        assert engine.status().held == sum(parts.values())
+        vector = engine.embed("생일").dense
+    monkeypatch.setattr("engine.memory.VectorIndex", lambda *_: pytest.fail("it was made"))
+    with Engine(profile="starter", home=tmp_path, ram_budget="10MB") as engine:
+        monkeypatch.setattr(engine._vectors, "embed", lambda *_: vector)
+        with pytest.raises(OutOfBudget, match="vector index needs"):
+            engine.search("생일")
+        assert engine.status().parts == () and engine.memories() == [memory]
+
+
 # ---- wrong input
 
 
@@ -291,6 +311,7 @@ TAKES_TEXT: dict[str, Callable[[Engine, str], object]] = {
     "embed": lambda engine, text: engine.embed(text),
     "remember": lambda engine, text: engine.remember(text),
     "search": lambda engine, text: engine.search(text),
+    "process": lambda engine, text: engine.process("classification", text),
 }
 
 
@@ -397,7 +418,7 @@ def test_nothing_works_after_close(tmp_path: Path) -> None:
     for method in TAKES_TEXT.values():
         with pytest.raises(EngineClosed):
             method(engine, "text")
-    for call in (engine.status, engine.memories, engine.catalogue):
+    for call in (engine.status, engine.memories, engine.catalogue, lambda: engine.plan("chat")):
         with pytest.raises(EngineClosed):
             call()
 
@@ -431,7 +452,7 @@ def test_a_profile_is_pulled_without_what_nothing_uses(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pulled: list[str] = []
-    monkeypatch.setattr(hub, "pull", lambda spec, source, progress: pulled.append(spec.name) or tmp_path)
+    monkeypatch.setattr(hub, "pull", lambda spec, source, progress, room: pulled.append(spec.name) or tmp_path)
     engine.pull("default")
     assert sorted(pulled) == ["bge-m3", "qwen2.5-3b-instruct", "qwen2.5-7b-instruct"]
     engine.pull("llama3.2:3b")

@@ -17,11 +17,12 @@ import filelock
 import pytest
 from fake_hub import FakeHub
 
-from engine import Engine, hub, layout, pins, wheel
+from engine import Engine, hub, layout, pickles, pins, wheel
 from engine.config import ModelSpec
-from engine.errors import Cancelled, DownloadError, EngineClosed, ModelCorrupt
+from engine.errors import Cancelled, DownloadError, EngineClosed, ModelCorrupt, OutOfBudget
 from engine.metrics import Progress
 from engine.pins import Pin, PinnedFile
+from engine.status import Part
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 5000
 SHA = hashlib.sha256(WEIGHTS).hexdigest()
@@ -406,6 +407,63 @@ def test_a_part_goes_on_where_only_the_commit_has_changed(remote: FakeHub, model
     remote.commit("org/repo", {**big, "README.md": b"news"})
     assert hub.pull(hosted("big.gguf")).read_bytes() == big["big.gguf"]
     assert remote.again("big.gguf") < 1_000_000
+
+
+@pytest.fixture
+def pickled(remote: FakeHub, tmp_path: Path) -> int:
+    """Have the repository hold a pickle; return its size."""
+    import torch
+
+    torch.save({"weight": torch.arange(6.0)}, tmp_path / "pytorch_model.bin")
+    content = (tmp_path / "pytorch_model.bin").read_bytes()
+    remote.commit("org/repo", {"config.json": b"{}", "pytorch_model.bin": content})
+    return len(content)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A models.toml with that model."""
+    file = tmp_path / "models.toml"
+    file.write_text("[models.tiny]\nkind = 'embedding'\nsource = { repo = 'org/repo' }\n", encoding="utf-8")
+    return file
+
+
+def test_a_conversion_is_counted_while_it_runs(
+    pickled: int, own: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Part] = []
+    convert = pickles.convert
+
+    def look(source: Path, target: Path, **named: Any) -> str:
+        assert pickles.memory(source) > pickled
+        seen.extend(engine.status().parts)
+        return convert(source, target, **named)
+
+    monkeypatch.setattr(pickles, "convert", look)
+    with Engine(own, profile="starter", home=tmp_path / "home") as engine:
+        engine.pull("tiny")
+        assert seen == [Part("converting tiny", pickled + pickles.BESIDE, 0)]
+        assert engine.status().parts == ()
+    assert "model.safetensors" in there(models / "tiny")
+
+
+def test_a_conversion_that_does_not_fit_is_refused_before_it_begins_and_can_be_done_later(
+    remote: FakeHub, pickled: int, own: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: object, **named: object) -> Any:
+        raise AssertionError("it began")
+
+    with monkeypatch.context() as patch, Engine(own, profile="starter", home=tmp_path, ram_budget="1MB") as engine:
+        patch.setattr(pickles, "convert", never)
+        with pytest.raises(OutOfBudget, match="converting tiny needs"):
+            engine.pull("tiny")
+        assert engine.status().parts == ()
+    assert not (models / "tiny" / "model.safetensors").exists()
+    remote.asked.clear()
+    with Engine(own, profile="starter", home=tmp_path / "home") as engine:
+        engine.pull("tiny")
+    assert "model.safetensors" in there(models / "tiny")
+    assert not [asked for asked in remote.asked if asked.sent and asked.about == "pytorch_model.bin"], "it was kept"
 
 
 def test_no_folder_is_made_through_a_link(remote: FakeHub, models: Path, tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 # What stands on a floor may import what stands on it or below; nothing imports in a circle.
 FLOORS = (
-    {"errors", "metrics", "inputs", "sampling", "instructions", "toml_lines", "config"},
+    {"errors", "metrics", "inputs", "sampling", "instructions", "toml_lines", "quantities", "config"},
     {
         "layout", "hub", "repository", "folder", "fetch", "pins", "workplace", "upkeep", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
         "scheduler", "detokenize", "llama", "embedder", "index", "store", "korean", "loader",
-        "tuning", "batch", "abort", "footprint", "gguf_header", "notes", "digests", "interpreter", "probe", "pickles",
+        "tuning", "batch", "abort", "footprint", "gguf_shape", "machine", "measured", "routing", "gguf_header", "notes", "digests", "interpreter", "probe", "pickles", "offload", "status", "budget", "residency",
     },
-    {"generation", "scoring", "runner", "records", "memory", "models", "tasks", "tuner", "doctor", "library"},
-    {"worker", "stream", "twins", "vectors", "classifier", "answers"},
+    {"generation", "scoring", "runner", "records", "memory", "plans", "models", "tasks", "tuner", "doctor", "checks", "fitting", "speed", "library"},
+    {"worker", "stream", "twins", "vectors", "classifier", "answers", "pool", "errands"},
     {"engine", ""},  # the facade, and the package itself, which only names what is public
-    {"console", "model_commands", "cli", "demo", "__main__"},
+    {"console", "reports", "model_commands", "cli", "demo", "__main__"},
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -41,9 +41,9 @@ HEAVY = {
     "huggingface_hub": "repository.py",
     "jinja2": "prompt.py",
     "kiwipiepy": "korean/morphemes.py",
-    "llama_cpp": "llama.py",
+    "llama_cpp": "llama/library.py",
     "llguidance": "constrain.py",
-    "psutil": "engine.py",
+    "psutil": "machine.py",
     "pydantic": "config.py",
     "rich": "console.py",
     "safetensors": "convert.py",
@@ -147,9 +147,9 @@ def test_not_even_types_are_imported_from_above_or_in_a_circle() -> None:
 
 
 def test_the_command_and_the_demo_use_the_facade_only() -> None:
-    for name in ("console", "model_commands", "cli", "demo"):
+    for name in ("console", "reports", "model_commands", "cli", "demo"):
         uses = {other for other, when in inside(PACKAGE / f"{name}.py").items() if when != {"types"}}
-        assert uses <= {"", "instructions", "inputs", "metrics", "console", "model_commands", "demo"}, name
+        assert uses <= {"", "instructions", "inputs", "metrics", "config", "console", "reports", "model_commands", "demo"}, name
 
 
 def test_what_this_file_reads_of_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

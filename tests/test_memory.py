@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine import records
-from engine.errors import Cancelled, EngineClosed, InvalidInput, MemoryNotFound, StoreError, StoreLocked
+from engine.errors import (
+    Cancelled,
+    EngineClosed,
+    InvalidInput,
+    MemoryNotFound,
+    OutOfBudget,
+    StoreError,
+    StoreLocked,
+)
+from engine.footprint import index_bytes
 from engine.index import VectorIndex
 from engine.memory import MemoryStore
 from engine.metrics import Progress
@@ -59,6 +68,51 @@ def every_byte(home: Path) -> bytes:
 
 
 # remember
+
+
+class Room:
+    """Bytes that an index may have, and what it asked for."""
+
+    def __init__(self, most: float = float("inf")) -> None:
+        self.most, self.asked = most, []  # type: ignore[var-annotated]
+
+    def __call__(self, size: int) -> None:
+        self.asked.append(size)
+        if size > self.most:
+            raise OutOfBudget("full", needed=size, available=0)
+
+
+def test_an_index_has_its_bytes_before_it_is_read_and_before_it_grows(home: Path) -> None:
+    room = Room()
+    store = MemoryStore(home, embed, model, room=room)
+    remember(store, FOOD, WORK)
+    assert room.asked == [], "nothing is in memory before the first search"
+    found(store, FOOD)
+    assert room.asked == [index_bytes(2, 64)]
+    found(store, FOOD)
+    remember(store, FOOD)
+    assert room.asked[1:] == [], "what is there already takes no more"
+    remember(store, DOG)
+    assert room.asked[1:] == [index_bytes(3, 64)]
+    store.close()
+
+
+def test_an_index_that_may_not_be_read_is_not(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(0)
+    store = MemoryStore(home, embed, model, room=room)
+    stored = remember(store, FOOD, WORK)
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.memory.VectorIndex", lambda *_: pytest.fail("it was made"))
+        for _ in range(2):
+            with pytest.raises(OutOfBudget):
+                found(store, FOOD)
+    assert store.memories(user=ME) == stored[::-1], "what needs no index still works"
+    room.most = index_bytes(2, 64)
+    assert found(store, FOOD, k=1) == [FOOD]
+    with pytest.raises(OutOfBudget):
+        remember(store, DOG)
+    assert store.count() == 2 and found(store, DOG) and DOG.encode() not in every_byte(home)
+    store.close()
 
 
 def test_remembers_in_order_and_verbatim(store: MemoryStore) -> None:

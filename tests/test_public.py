@@ -19,10 +19,11 @@ import pytest
 
 import engine
 from engine import Engine, errors
+from engine.footprint import Footprint
 from engine.inputs import CATEGORIES
 from engine.metrics import Usage
-from engine.models import LoadedModel, Status
 from engine.records import Hit, Memory
+from engine.status import LoadedModel, LoadPlan, Part, Replaced, Status
 from engine.stream import Stream
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
 from engine.vectors import Embeddings
@@ -139,7 +140,7 @@ def test_messages_hold_the_numbers_and_the_place() -> None:
 
 
 NOTHING = inspect.Parameter.empty
-LATER = {"judge", "superseded", "ram_budget"}  # parameters of the contract that no issue has asked for yet
+LATER = {"judge", "superseded"}  # parameters of the contract that no issue has asked for yet
 CONTRACT: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {  # positional, then keyword-only with defaults
     "__init__": (
         ("config",), {"profile": None, "home": None, "models": None, "ram_budget": None, "progress": None},
@@ -150,6 +151,7 @@ CONTRACT: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {  # positional
     "classify": (("texts", "categories"), {"abstain": None}),
     "summarize": (("dialogue",), {"max_words": None}),
     "understand": (("text",), {"at": None}),
+    "process": (("task", "text"), {}),
     "embed": (("texts",), {"kind": "passage", "heads": ("dense", "sparse", "multi")}),
     "remember": (
         ("texts",), {"category": None, "when": None, "source": None, "user": "default", "judge": True},
@@ -173,6 +175,7 @@ CONTRACT: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {  # positional
     "tokens": (("messages",), {"model": "chat"}),
     "load": (("role",), {}),
     "unload": (("role",), {}),
+    "plan": (("role",), {}),
     "status": ((), {}),
     "pull": (("name",), {"progress": None}),
     "close": ((), {}),
@@ -237,6 +240,8 @@ NOW = datetime(2026, 3, 11, 9, 0).astimezone()
 USAGE = Usage(10, 4, 3, 1, 0.1, 0.2)
 ITEM = ExtractedItem("부산", "부산", "personal", 0, date(2026, 3, 9))
 MEMORY = Memory("m", "글", "work", None, None, "default", NOW, NOW, NOW, None, None, 0.5)
+PLAN = LoadPlan("m", "llm", True, "evicts", Footprint(4, 3, 2, 1), True, 2048, -1, 7, 16, 9, ("n",), None)
+LOADED = LoadedModel("m", "llm", ("chat",), 1.0, 9, 4, 7, -1, 0.5, 2, 30, 2048, None)
 RESULTS: tuple[Any, ...] = (
     USAGE,
     Reply("글", "model", "stop", USAGE, {"a": [1]}, (MEMORY,)),
@@ -247,7 +252,21 @@ RESULTS: tuple[Any, ...] = (
     Understanding("statement", False, ("글",), (date(2026, 3, 9), date(2026, 3, 9)), False),
     MEMORY,
     Hit(MEMORY, 0.5, {"dense": 0.5}),
-    Status("starter", "home", "models", (LoadedModel("m", "llm", ("chat",), 1.0),), 5),
+    PLAN,
+    Status(
+        "starter",
+        "home",
+        "models",
+        16,
+        9,
+        12,
+        8,
+        4,
+        (Part("m", 9, 4),),
+        (LOADED,),
+        1,
+        (Replaced("chat", "large", "small", "it does not fit"),),
+    ),
     Embeddings(np.ones((1, 2), np.float32), [{5: 0.5}], [np.ones((3, 2), np.float32)]),
 )
 
@@ -276,6 +295,8 @@ def test_the_fields_of_a_result_are_the_contracts() -> None:
         engine.Progress: "task done total unit",
     }
     ours = {engine.Progress: ["part"]}  # last, and may be left out
+    sizes = {"weights", "kv", "compute", "other", "mapped", "total"}
+    assert PLAN.to_dict()["ram"].keys() == sizes and PLAN.to_dict()["ram"]["total"] == 10
     for kind, fields in contract.items():
         assert [field.name for field in dataclasses.fields(kind)] == [*fields.split(), *ours.get(kind, [])]
     assert engine.Progress("task", 0, 1, "bytes").part is None

@@ -13,7 +13,7 @@ import pytest
 
 from engine import store as store_module
 from engine.errors import EngineClosed, StoreError, StoreLocked
-from engine.store import FILE_NAME, MIGRATIONS, Store, rows
+from engine.store import FILE_NAME, MIGRATIONS, Health, Store, rows
 
 PAGE = 8192
 MEMORY = """
@@ -296,3 +296,114 @@ def test_a_forked_child_is_refused_and_harms_nothing(home: Path, store: Store) -
         start(Store(home))
     assert chores(store) == ["a", "b"]
     assert store.problems() == []
+
+
+# ---- looking, without touching
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home.iterdir() if path.name != f"{FILE_NAME}-shm"}
+
+
+def remember(store: Store, *users: str) -> None:
+    with store.write() as db:
+        for user in users:
+            db.execute(
+                "INSERT INTO memories (id, text, digest, user, created, moment, importance) "
+                "VALUES (hex(randomblob(8)), 'a', randomblob(8), ?, 0, 0, 0.5)",
+                (user,),
+            )
+            db.execute("INSERT INTO vectors VALUES (last_insert_rowid(), 'bge-m3', x'00')")
+
+
+def test_there_is_nothing_to_look_at_before_the_first_memory(store: Store, home: Path) -> None:
+    assert store.health("bge-m3") is None
+    assert not home.exists()
+
+
+def test_looking_counts_and_changes_nothing(store: Store, home: Path) -> None:
+    remember(store, "a", "b", "b")
+    store.close()
+    before = contents(home)
+    found = Store(home).health("bge-m3")
+    assert found == Health((home / FILE_NAME).stat().st_size, (), {"b": 2, "a": 1}, 3)
+    assert list(found.memories) == ["b", "a"]  # who has most first
+    other = Store(home).health("another model")
+    assert other is not None
+    assert other.vectors == 0
+    assert contents(home) == before
+
+
+def test_what_another_has_open_can_be_looked_at(store: Store, home: Path) -> None:
+    remember(store, "a")
+    before = contents(home)
+    with store.write() as db:
+        db.execute("DELETE FROM memories")  # not committed, so nobody sees it
+        found = Store(home).health("bge-m3")
+    assert found is not None
+    assert (found.problems, found.memories, found.vectors) == ((), {"a": 1}, 1)
+    assert before.keys() == contents(home).keys()
+    remember(store, "c")  # and who has it open goes on
+    again = Store(home).health("bge-m3")
+    assert again is not None
+    assert again.memories == {"c": 1}
+
+
+def test_what_another_process_has_can_be_looked_at(store: Store, home: Path) -> None:
+    remember(store, "a")
+    store.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout.readline() == "held\n"
+        found = Store(home).health("bge-m3")
+        child.stdin.close()
+    assert found is not None
+    assert found.memories == {"a": 1}
+
+
+def test_damage_is_told_without_an_error(store: Store, home: Path) -> None:
+    remember(store, *(["a"] * 500))
+    store.close()
+    path = home / FILE_NAME
+    data = bytearray(path.read_bytes())
+    for page in range(3, len(data) // PAGE):
+        data[page * PAGE : page * PAGE + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    found = Store(home).health("bge-m3")
+    assert found is not None
+    assert found.problems
+    assert found.memories == {}
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to look like one" * 300, b"SQLite format 3\0"])
+def test_what_is_no_database_is_refused(store: Store, home: Path, content: bytes) -> None:
+    home.mkdir(parents=True)
+    (home / FILE_NAME).write_bytes(content)
+    with pytest.raises(StoreError, match=r"memory\.sqlite3 is damaged"):
+        store.health("bge-m3")
+    assert (home / FILE_NAME).read_bytes() == content
+
+
+def test_a_newer_schema_is_looked_at_by_a_newer_gieok(store: Store, home: Path) -> None:
+    with store.write() as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    store.close()
+    with pytest.raises(StoreError, match="newer Gieok"):
+        Store(home).health("bge-m3")
+
+
+def test_an_empty_file_holds_nothing(store: Store, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / FILE_NAME).touch()
+    assert store.health("bge-m3") == Health(0, (), {}, 0)
+
+
+def test_the_sqlite_in_use_is_the_one_that_apsw_brings() -> None:
+    assert store_module.sqlite_version() == apsw.sqlite_lib_version()

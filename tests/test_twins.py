@@ -32,6 +32,9 @@ class House:
     def steppable(self) -> list[Any]:
         return []
 
+    def tend(self) -> None:
+        pass
+
     def close(self, error: BaseException) -> None:
         pass
 

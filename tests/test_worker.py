@@ -10,12 +10,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from engine.errors import Cancelled, EngineClosed, EngineError
-from engine.loader import Heed, Load, NotLoaded
+from engine.loader import Heed, Load
 from engine.worker import SCOPE, Scope, Worker, cancels
 
 HANG = 60.0  # seconds after which something is taken to hang
@@ -48,15 +48,21 @@ class Model:
 
 
 class House:
-    """Owns models; remembers who closed it and why."""
+    """Owns models; remembers who closed it and why, and on which thread and how often it was looked after."""
 
     def __init__(self, *models: Model) -> None:
         self.models = list(models)
+        self.pause: float | None = None
+        self.tended: list[threading.Thread] = []
         self.reasons: list[BaseException] = []
         self.closed_by: threading.Thread | None = None
 
     def steppable(self) -> list[Model]:
         return self.models
+
+    def tend(self) -> float | None:
+        self.tended.append(threading.current_thread())
+        return self.pause
 
     def close(self, error: BaseException) -> None:
         self.reasons.append(error)
@@ -84,24 +90,29 @@ class Shelf:
         self.make = make
         self.made: list[object] = []
         self.freed: list[object] = []
+        self.gone = 0
         self.there: dict[str, object] = {}
         self.adopted_by: threading.Thread | None = None
 
-    def get(self) -> object:
-        if "thing" in self.there:
-            return self.there["thing"]
-        raise NotLoaded(Load("thing", "thing", lambda: "thing" in self.there, self._make, self._adopt, self._free))
+    def wanted(self, worker: Worker, use: Callable[[object], object] = lambda thing: thing) -> object:
+        """Have it loaded, and use it on the compute thread."""
+        worker.check_caller()
+        if "thing" not in self.there:
+            waiter = worker.loader.ask(Load("thing", "thing", self._make, self._adopt, self.freed.append, self._gone))
+            worker.obtain(waiter, waiter.cancel)
+        return worker.call(lambda: use(self.there["thing"]))
 
     def _make(self, heed: Heed) -> object:
         self.made.append(self.make(heed))
         return self.made[-1]
 
-    def _adopt(self, thing: object, seconds: float) -> None:
+    def _adopt(self, thing: object) -> None:
         self.adopted_by = threading.current_thread()
         self.there["thing"] = thing
 
-    def _free(self, thing: object) -> None:
-        self.freed.append(thing)
+    def _gone(self) -> None:
+        assert self.freed == self.made, "first it is freed"
+        self.gone += 1
 
 
 class SlowToLoad(Shelf):
@@ -477,20 +488,111 @@ def test_a_job_is_not_kept_after_it_ran(worker: Worker) -> None:
     assert gone() is None
 
 
+# ---- what its owner has to do
+
+
+def test_the_owner_is_looked_after_on_the_compute_thread_alone(worker: Worker, house: House) -> None:
+    assert house.tended == [], "nothing starts before there is something to do"
+    thread = worker.call(threading.current_thread)
+    settled(worker)
+    assert set(house.tended) == {thread} and thread is not threading.current_thread()
+
+
+def test_a_nudge_starts_the_thread_and_lets_it_look(worker: Worker, house: House) -> None:
+    worker.nudge()
+    until(lambda: bool(house.tended))
+    settled(worker)
+    for _ in range(3):
+        before = len(house.tended)
+        until(lambda: worker._jobs.qsize() == 0)
+        worker.nudge()
+        until(lambda: len(house.tended) > before)  # noqa: B023 - it is looked at in this turn
+    assert threading.current_thread() not in house.tended
+
+
+def test_the_thread_looks_again_after_the_seconds_it_was_told_and_else_sleeps(
+    worker: Worker, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seconds are what the queue is asked to wait for; none of them passes here."""
+    waits: list[tuple[bool, float | None]] = []
+    real = worker._jobs.get
+    house.pause = 1234.5
+
+    class Queue:
+        def __getattr__(self, name: str) -> object:
+            return getattr(jobs, name)
+
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            waits.append((block, timeout))
+            return real(block, timeout)
+
+    jobs = worker._jobs
+    monkeypatch.setattr(worker, "_jobs", Queue())
+    settled(worker)
+    until(lambda: waits.count((True, 1234.5)) == 2)
+    house.pause = None
+    settled(worker)
+    until(lambda: waits[-1] == (True, None))
+
+
+def test_the_owner_is_looked_after_between_two_steps(worker: Worker, house: House) -> None:
+    seen: list[int] = []
+    worker.call(lambda: house.models.append(Model(*[lambda: seen.append(len(house.tended))] * 5)))
+    until(lambda: len(seen) == 5)
+    assert seen == list(range(seen[0], seen[0] + 5))
+
+
+def test_a_nudge_after_close_is_refused(house: House) -> None:
+    worker = Worker(house)
+    worker.close()
+    with pytest.raises(EngineClosed):
+        worker.nudge()
+
+
+def test_waiting_for_what_others_do_ends_with_it_or_with_the_caller(
+    worker: Worker, callers: ThreadPoolExecutor
+) -> None:
+    done: Future[str] = Future()
+    done.set_result("there")
+    assert worker.obtain(done, lambda: None) == "there"
+    failed: Future[str] = Future()
+    failed.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        worker.obtain(failed, lambda: None)
+    never: Future[str] = Future()
+    scope, stopped = Scope(), threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        never.cancel()
+
+    def ask() -> None:
+        with scope.entered():
+            worker.obtain(never, stop)
+
+    asking = callers.submit(ask)
+    until(lambda: bool(scope._undo))
+    scope.cancel()
+    with pytest.raises(Cancelled):
+        asking.result(HANG)
+    assert stopped.is_set()
+
+
 # ---- what a job needs
 
 
 def test_what_a_job_needs_is_loaded_off_the_compute_thread_and_adopted_by_it(worker: Worker) -> None:
     shelf, thread = Shelf(lambda heed: threading.current_thread()), worker.call(threading.current_thread)
-    seen = worker.call_with(shelf.get, lambda thing: (thing, threading.current_thread()))
-    assert seen[0] not in (thread, threading.current_thread())
-    assert seen[1] is shelf.adopted_by is thread
-    assert worker.call_with(shelf.get, lambda thing: thing) is seen[0] and len(shelf.made) == 1
+    loaded_by, used_by = [], []
+    shelf.wanted(worker, lambda thing: (loaded_by.append(thing), used_by.append(threading.current_thread())))
+    assert loaded_by[0] not in (thread, threading.current_thread()) and loaded_by[0] is worker.loader.thread
+    assert used_by[0] is shelf.adopted_by is thread
+    assert shelf.wanted(worker) is loaded_by[0] and len(shelf.made) == 1 and not shelf.gone
 
 
 def test_jobs_and_steps_go_on_while_something_loads(worker: Worker, house: House, callers: ThreadPoolExecutor) -> None:
     shelf, stepped = SlowToLoad(), threading.Semaphore(0)
-    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    waiting = callers.submit(shelf.wanted, worker)
     assert shelf.gate.entered.wait(HANG)
     worker.call(lambda: house.models.append(Model(*[stepped.release] * 5)))
     for _ in range(5):
@@ -505,54 +607,36 @@ def test_many_callers_load_once(worker: Worker, callers: ThreadPoolExecutor) -> 
 
     def want() -> object:
         start.wait(HANG)
-        return worker.call_with(shelf.get, lambda thing: thing)
+        return shelf.wanted(worker)
 
     wanting = [callers.submit(want) for _ in range(8)]
     assert shelf.gate.entered.wait(HANG)
+    until(lambda: sum(len(ticket.waiting) for ticket in list(worker.loader._tickets.values())) == 8)
     shelf.gate.opened.set()
     assert {one.result(HANG) for one in wanting} == {"the thing"} and len(shelf.made) == 1
-
-
-def test_what_was_unloaded_before_the_job_ran_is_loaded_again(worker: Worker, callers: ThreadPoolExecutor) -> None:
-    shelf, gate = Shelf(), Gate()
-    worker.call_with(shelf.get, lambda thing: None)
-    callers.submit(worker.call, gate)
-    assert gate.entered.wait(HANG)
-    unloading = callers.submit(worker.call, shelf.there.clear)
-    until(lambda: worker._jobs.qsize() == 1)
-    wanting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
-    until(lambda: worker._jobs.qsize() == 2)
-    gate.opened.set()
-    unloading.result(HANG)
-    assert wanting.result(HANG) == "the thing" and len(shelf.made) == 2
-
-
-def test_what_is_unloaded_every_time_is_given_up(worker: Worker) -> None:
-    """Nothing is ever adopted here, as if somebody unloaded it each time before the job came."""
-    shelf = Shelf()
-    shelf._adopt = lambda thing, seconds: None  # type: ignore[method-assign]
-    with pytest.raises(EngineClosed, match="thing was unloaded 8 times"):
-        worker.call_with(shelf.get, lambda thing: thing)
-    assert len(shelf.made) == 8
 
 
 def test_what_a_load_raises_reaches_its_callers_and_the_next_one_tries_again(worker: Worker) -> None:
     shelf = Shelf(lambda heed: 1 // 0)
     with pytest.raises(ZeroDivisionError) as caught:
-        worker.call_with(shelf.get, lambda thing: thing)
-    assert caught.value.__context__ is None, "the signal is of no interest to a user"
+        shelf.wanted(worker)
+    assert caught.value.__context__ is None, "how it was waited for is of no interest to a user"
+    assert shelf.gone == 1
     shelf.make = lambda heed: "mended"
-    assert worker.call_with(shelf.get, lambda thing: thing) == "mended"
+    assert shelf.wanted(worker) == "mended"
 
 
 def test_a_load_that_asks_the_engine_raises_instead_of_waiting_for_itself(worker: Worker) -> None:
     """A progress callback runs there, and may think of asking the engine something."""
     shelf, other = Shelf(), Shelf()
-    shelf.make = lambda heed: worker.call_with(other.get, lambda thing: thing)
+    shelf.make = lambda heed: other.wanted(worker)
     with pytest.raises(EngineError, match="itself"):
-        worker.call_with(shelf.get, lambda thing: thing)
+        shelf.wanted(worker)
+    shelf.make = lambda heed: worker.call(lambda: None)
     with pytest.raises(EngineError, match="itself"):
-        worker.call(lambda: worker.call_with(other.get, lambda thing: thing))
+        shelf.wanted(worker)
+    with pytest.raises(EngineError, match="itself"):
+        worker.call(lambda: other.wanted(worker))
     assert other.made == []
 
 
@@ -561,7 +645,7 @@ def test_a_cancelled_caller_goes_on_at_once_whatever_the_load_does(worker: Worke
 
     def want() -> object:
         with scope.entered():
-            return worker.call_with(shelf.get, lambda thing: thing)
+            return shelf.wanted(worker)
 
     wanting = callers.submit(want)
     assert shelf.gate.entered.wait(HANG)
@@ -571,19 +655,9 @@ def test_a_cancelled_caller_goes_on_at_once_whatever_the_load_does(worker: Worke
         wanting.result(HANG)
     assert not shelf.gate.opened.is_set(), "the load is still where it was"
     shelf.gate.opened.set()
-    assert worker.call_with(shelf.get, lambda thing: thing) == "the thing"
+    until(lambda: shelf.gone == 1)
+    assert shelf.wanted(worker) == "the thing"
     assert shelf.made == ["the thing"], "the first was given up, and a new one made"
-
-
-def test_unloading_what_loads_tells_who_waits(worker: Worker, callers: ThreadPoolExecutor) -> None:
-    shelf = SlowToLoad()
-    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
-    assert shelf.gate.entered.wait(HANG)
-    assert worker.call_without(lambda: "thing", lambda: "unloaded") == "unloaded"
-    with pytest.raises(EngineClosed, match="unloaded while it loaded"):
-        waiting.result(HANG)
-    shelf.gate.opened.set()
-    assert worker.call_with(shelf.get, lambda thing: thing) == "the thing" and shelf.made == ["the thing"]
 
 
 @pytest.mark.parametrize("jobs_before", [0, 1])
@@ -598,8 +672,9 @@ def test_close_during_a_load(house: House, callers: ThreadPoolExecutor, jobs_bef
     shelf = Shelf(deaf)
     for _ in range(jobs_before):
         settled(worker)
-    waiting = [callers.submit(worker.call_with, shelf.get, lambda thing: thing) for _ in range(3)]
+    waiting = [callers.submit(shelf.wanted, worker) for _ in range(3)]
     assert gate.entered.wait(HANG)
+    until(lambda: sum(len(ticket.waiting) for ticket in list(worker.loader._tickets.values())) == 3)
     closing = callers.submit(worker.close)
     for one in waiting:
         with pytest.raises(EngineClosed, match="closed"):
@@ -607,10 +682,10 @@ def test_close_during_a_load(house: House, callers: ThreadPoolExecutor, jobs_bef
     assert not closing.done(), "what is being made still has to be freed"
     gate.opened.set()
     closing.result(HANG)
-    assert shelf.freed == ["made in vain"] and shelf.there == {}
-    assert worker._loader.thread is not None and not worker._loader.thread.is_alive()
+    assert shelf.freed == ["made in vain"] and shelf.there == {} and shelf.gone == 1
+    assert worker.loader.thread is not None and not worker.loader.thread.is_alive()
     with pytest.raises(EngineClosed):
-        worker.call_with(shelf.get, lambda thing: thing)
+        shelf.wanted(worker)
 
 
 def test_a_worker_that_dies_tells_who_waits_for_a_load(
@@ -620,7 +695,7 @@ def test_a_worker_that_dies_tells_who_waits_for_a_load(
         raise SystemExit
 
     worker, shelf = Worker(house), SlowToLoad()
-    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    waiting = callers.submit(shelf.wanted, worker)
     assert shelf.gate.entered.wait(HANG)
     with pytest.raises(SystemExit):
         worker.call(die)
@@ -642,7 +717,7 @@ def test_an_engine_that_is_closed_by_a_load_ends(house: House, callers: ThreadPo
 
     shelf = Shelf(close)
     with pytest.raises(EngineClosed):
-        callers.submit(worker.call_with, shelf.get, lambda thing: thing).result(HANG)
+        callers.submit(shelf.wanted, worker).result(HANG)
     worker.close()
     assert shelf.freed == ["made in vain"] and len(house.reasons) == 1
 
@@ -660,13 +735,13 @@ class Begun:
 def test_what_was_begun_for_one_who_has_gone_is_cancelled(worker: Worker, callers: ThreadPoolExecutor) -> None:
     gate, scope, begun = Gate(), Scope(), Begun()
 
-    def begin(thing: object) -> Begun:
+    def begin() -> Begun:
         gate()
         return begun
 
     def ask() -> Begun:
         with scope.entered():
-            return worker.start(Shelf().get, begin)
+            return worker.start(begin)
 
     asking = callers.submit(ask)
     assert gate.entered.wait(HANG)
@@ -679,7 +754,7 @@ def test_what_was_begun_for_one_who_has_gone_is_cancelled(worker: Worker, caller
 
 
 def test_what_was_begun_for_one_who_waits_goes_on(worker: Worker) -> None:
-    begun = worker.start(Shelf().get, lambda thing: Begun())
+    begun = worker.start(Begun)
     assert not begun.cancelled.is_set()
 
 
@@ -811,7 +886,7 @@ def test_a_fork_while_another_thread_holds_the_lock(worker: Worker) -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with worker._lock, worker._loader._lock:
+        with worker._lock, worker.loader._lock:
             held.set()
             assert release.wait(HANG)
 
@@ -822,8 +897,8 @@ def test_a_fork_while_another_thread_holds_the_lock(worker: Worker) -> None:
     def child() -> int:
         uses: list[Callable[[], object]] = [
             lambda: worker.call(lambda: None),
-            lambda: worker.call_with(Shelf().get, lambda thing: None),
-            lambda: worker.call_without(lambda: "thing", lambda: None),
+            lambda: Shelf().wanted(worker),
+            worker.nudge,
         ]
         assert all(closed(use) for use in uses)
         worker.close()
@@ -840,11 +915,11 @@ def test_a_fork_while_another_thread_holds_the_lock(worker: Worker) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_during_a_load(worker: Worker, callers: ThreadPoolExecutor) -> None:
     shelf = SlowToLoad()
-    waiting = callers.submit(worker.call_with, shelf.get, lambda thing: thing)
+    waiting = callers.submit(shelf.wanted, worker)
     assert shelf.gate.entered.wait(HANG)
 
     def child() -> int:
-        assert closed(lambda: worker.call_with(shelf.get, lambda thing: thing))
+        assert closed(lambda: shelf.wanted(worker))
         worker.close()
         return 7
 
@@ -859,6 +934,7 @@ from engine.worker import Worker
 
 class House:
     def steppable(self): return []
+    def tend(self): return None
     def close(self, error): print("closed", flush=True)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored

@@ -420,8 +420,8 @@ def _out_of_memory(loading: _Loading, error: MemoryError) -> OutOfBudget:
     wanted, name = loading.option.bytes, loading.want.name
     why = f": {error}" if str(error) else ""
     refusal = OutOfBudget(
-        f"the system refused the memory that {name} needs ({_gb(wanted)}), though it seemed to be there{why}. Close other "
-        "programs, lower n_ctx or parallel in models.toml, or name a smaller model.",
+        f"the system refused the memory that {name} needs ({_gb(wanted)}), though it seemed to be there{why}. "
+        "Close other programs, lower n_ctx or parallel in models.toml, or name a smaller model.",
         needed=wanted,
         available=0,
     )

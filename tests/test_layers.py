@@ -149,7 +149,17 @@ def test_not_even_types_are_imported_from_above_or_in_a_circle() -> None:
 def test_the_command_and_the_demo_use_the_facade_only() -> None:
     for name in ("console", "reports", "model_commands", "cli", "demo"):
         uses = {other for other, when in inside(PACKAGE / f"{name}.py").items() if when != {"types"}}
-        assert uses <= {"", "instructions", "inputs", "metrics", "config", "console", "reports", "model_commands", "demo"}, name
+        assert uses <= {
+            "",
+            "instructions",
+            "inputs",
+            "metrics",
+            "config",
+            "console",
+            "reports",
+            "model_commands",
+            "demo",
+        }, name
 
 
 def test_what_this_file_reads_of_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,12 +44,13 @@ class Running:
 
     def __init__(self, generation: Generation, runner: Runner, check: Callable[[], None]) -> None:
         self.out, self.check, self.spec = generation.out, check, runner.spec
-        self._generation, self._runner = generation, runner
+        self._generation, self._runner = generation, weakref.ref(runner)  # who keeps a stream keeps no model
 
     def cancel(self) -> None:
         """Stop it, from any thread."""
         self._generation.cancelled = True
-        self._runner.interrupt()
+        if runner := self._runner():
+            runner.interrupt()
 
 
 class Answers:

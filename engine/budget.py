@@ -6,8 +6,10 @@ settled is. A settled byte that is a page of a file is one that the machine stil
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from engine.status import Part
 
 if TYPE_CHECKING:
     from engine.machine import Memory
+
+_log = logging.getLogger("engine.budget")
 
 
 @dataclass(eq=False, slots=True)
@@ -32,15 +36,36 @@ class Budget:
 
     def __init__(self, limit: int, memory: Callable[[], Memory]) -> None:
         self.limit, self._memory = limit, memory
+        self._last = limit  # what the machine had when it was looked at last
+        self._steady, self._fresh = False, False  # whether that look still counts
         self._lock = threading.RLock()  # not a plain one: the garbage collector may close an engine inside
         self._holds: list[Hold] = []
 
     def total(self) -> int:
         """Return how many bytes may be held in all: what is settled, and what the machine has left beside it."""
-        available = self._memory().available
+        available = self._look()
         with self._lock:
             anonymous = sum(hold.bytes - hold.mapped for hold in self._holds if hold.settled)
         return min(self.limit, anonymous + available)
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Look at the machine's memory once in the block, and again after each release: looking takes half a ms."""
+        self._steady, self._fresh = True, False
+        try:
+            yield
+        finally:
+            self._steady = False
+
+    def _look(self) -> int:
+        with self._lock:
+            if not (self._steady and self._fresh):
+                try:
+                    self._last = self._memory().available
+                except OSError as error:
+                    _log.warning("what memory this machine has cannot be told now: %s", error)
+                self._fresh = True
+            return self._last
 
     @property
     def held(self) -> int:
@@ -74,6 +99,7 @@ class Budget:
     def release(self, hold: Hold) -> None:
         """Give back what is held; doing it again does nothing."""
         with self._lock:
+            self._fresh = False
             if hold in self._holds:
                 self._holds.remove(hold)
 

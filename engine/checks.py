@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import layout, tuning
 from engine.errors import StoreError, StoreLocked
-from engine.workplace import gigabytes
+from engine.quantities import bytes_text
 
 if TYPE_CHECKING:
     from engine.config import ModelSpec
@@ -106,7 +106,7 @@ def gpu(devices: Sequence[Device], idle: str | None, *, nvidia: bool) -> Check:
 
 
 def _device(one: Device) -> str:
-    return f"{one.description} ({one.backend}), {gigabytes(one.free)} of {gigabytes(one.total)} free"
+    return f"{one.description} ({one.backend}), {bytes_text(one.free)} of {bytes_text(one.total)} free"
 
 
 def has_nvidia() -> bool:
@@ -157,14 +157,15 @@ class Ram:
 def ram(table: Ram, own: Fit) -> Check:
     """Compare the RAM with what the profile in use takes."""
     name, needed, least = "ram", own.ram, own.ram_least
-    has = f"{gigabytes(table.available)} of {gigabytes(table.total)} free, budget {gigabytes(table.budget)}"
+    has = f"{bytes_text(table.available)} of {bytes_text(table.total)} free, budget {bytes_text(table.budget)}"
     if needed is None or least is None:
         return Check(name, None, f"{has}; what the models of {own.profile} take is not known")
-    wants = f"{has}; {own.profile} takes {gigabytes(needed)} with all loaded, {gigabytes(least)} at least"
+    takes = f"{bytes_text(needed)} with all loaded and the Korean analyser, {bytes_text(least)} at least"
+    wants = f"{has}; {own.profile} takes {takes}"
     if least <= table.usable:
         return Check(name, True, wants)
     if least <= table.at_most():
-        return Check(name, False, wants, f"close other programs: {gigabytes(least - table.usable)} more must be free")
+        return Check(name, False, wants, f"close other programs: {bytes_text(least - table.usable)} more must be free")
     if least <= table.total:
         return Check(name, False, wants, "raise ram_budget in models.toml, or take a smaller profile (below)")
     return Check(name, False, wants, "take a smaller profile (below), or smaller models in models.toml")
@@ -173,25 +174,25 @@ def ram(table: Ram, own: Fit) -> Check:
 def disk(folder: Path, needed: int | None, profile: str) -> Check:
     """Compare what is free where models lie with what is still to come."""
     free = free_bytes(folder)
-    found = f"{gigabytes(free)} free in {folder}"
+    found = f"{bytes_text(free)} free in {folder}"
     if needed is None:
         return Check("disk of models", None, f"{found}; what {profile} still needs is not known")
     if not needed:
         return Check("disk of models", True, f"{found}; every model of {profile} is here")
-    found += f"; {profile} still needs {gigabytes(needed)}"
+    found += f"; {profile} still needs {bytes_text(needed)}"
     if needed <= free:
         return Check("disk of models", True, found)
-    step = f"free {gigabytes(needed - free)}, or set GIEOK_MODELS to a folder on another disk"
+    step = f"free {bytes_text(needed - free)}, or set GIEOK_MODELS to a folder on another disk"
     return Check("disk of models", False, found, step)
 
 
 def disk_of_home(home: Path, size: int) -> Check:
     """Compare what is free for memories with what their database takes; `forget` writes it anew beside itself."""
     free, needed = free_bytes(home), size + _SPARE
-    found = f"{gigabytes(free)} free in {home}"
+    found = f"{bytes_text(free)} free in {home}"
     if free >= needed:
         return Check("disk of home", True, found)
-    step = f"free {gigabytes(needed - free)} there, or name a home on another disk (--home DIR or GIEOK_HOME)"
+    step = f"free {bytes_text(needed - free)} there, or name a home on another disk (--home DIR or GIEOK_HOME)"
     return Check("disk of home", False, found, step)
 
 
@@ -238,7 +239,7 @@ def database(path: Path, health: Health | StoreError | None) -> Check:
         )
         return Check("database", False, f"{path} is damaged: {'; '.join(health.problems[:3])}", step)
     memories = sum(health.memories.values())
-    return Check("database", True, f"{path}: sound, {memories} memories in {gigabytes(health.size)}")
+    return Check("database", True, f"{path}: sound, {memories} memories in {bytes_text(health.size)}")
 
 
 def index(health: Health | None, model: str | None) -> Check:

@@ -16,10 +16,8 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -67,21 +65,12 @@ def _pinned(package: str) -> str:
     return package
 
 
-def _size(size: object) -> int:
-    try:
-        if isinstance(size, int | str) and not isinstance(size, bool):
-            return int(TypeAdapter(ByteSize).validate_python(size))
-    except ValidationError:
-        pass
-    raise ValueError('must be a number of bytes, or a text such as "12GB"')
-
-
 SafeName = Annotated[str, AfterValidator(safe_name)]
-Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Budget = Annotated[int, BeforeValidator(quantities.budget)]
 Seconds = Annotated[float, BeforeValidator(quantities.duration)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Cells = Annotated[int, Field(ge=256, le=_INT32)] | Literal["auto"]
-Layers = Annotated[int, Field(ge=-1, le=_INT32)] | Literal["auto"]
+Cells = Annotated[int | Literal["auto"], BeforeValidator(quantities.cells)]
+Layers = Annotated[int | Literal["auto"], BeforeValidator(quantities.layers)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -126,7 +115,7 @@ class SamplingTable(_Table):
 class EngineTable(_Table):
     """`[engine]`: what holds for every model unless its entry says otherwise."""
 
-    ram_budget: Bytes
+    ram_budget: Budget
     keep_alive: Seconds
     n_ctx: Cells
     n_gpu_layers: Layers
@@ -403,12 +392,15 @@ def _check_routing(config: Config, file: Path) -> None:
         if name not in LLM_ROLES and not config.knows(name):
             nearest = _nearest(name, [*LLM_ROLES, *(known for spec in config.models.values() for known in spec.names)])
             raise _mistake(file, ("routing", key), f"{name!r} is neither a role nor a model.", nearest)
+    name = config.routing.heavy
+    if name not in LLM_ROLES and (kind := config.model(name).kind) != "llm":
+        raise _mistake(file, ("routing", "heavy"), f"{name!r} is of kind {kind} and cannot be heavy.")
 
 
 def ram_bytes(size: int | str) -> int:
     """Return a budget in bytes, from a number of them or a text such as "12GB". Raises `ConfigError`."""
     try:
-        return _size(size)
+        return quantities.budget(size)
     except ValueError as error:
         raise ConfigError(f"ram_budget {error}") from None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from engine import Engine, Progress
@@ -21,14 +22,42 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(arguments: argparse.Namespace, progress: ProgressCallback | None = None) -> Iterator[Engine]:
-    """Open the engine that the arguments name; `progress` is used in place of a line on stderr."""
+    """Open the engine that the arguments name; `progress` is used in place of a line on stderr.
+
+    While it is open its warnings go to stderr, such as who answers instead of a model that is not here.
+    """
     meter = Meter()
     shown = None if arguments.quiet else progress or meter
+    with ExitStack() as stack:
+        stack.callback(meter.end)
+        if not arguments.quiet:
+            stack.enter_context(_heard(meter))
+        yield stack.enter_context(Engine(profile=arguments.profile, home=arguments.home, progress=shown))
+
+
+@contextmanager
+def _heard(meter: Meter) -> Iterator[None]:
+    heard, log = _Heard(meter), logging.getLogger("engine")
+    log.addHandler(heard)
     try:
-        with Engine(profile=arguments.profile, home=arguments.home, progress=shown) as engine:
-            yield engine
+        yield
     finally:
-        meter.end()
+        log.removeHandler(heard)
+
+
+class _Heard(logging.Handler):
+    """Tells warnings on stderr, each on a line of its own."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__(logging.WARNING)
+        self._meter = meter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._meter.end()
+            complain(record.getMessage())
+        except Exception:  # noqa: BLE001 - what logs must not fail since nobody listens
+            self.handleError(record)
 
 
 def show(arguments: argparse.Namespace, value: Any, lines: Sequence[str]) -> None:
@@ -42,15 +71,6 @@ def show(arguments: argparse.Namespace, value: Any, lines: Sequence[str]) -> Non
 def complain(reason: str) -> None:
     """Print why something failed, as one line on stderr."""
     print("gieok:", " ".join(reason.splitlines()), file=sys.stderr, flush=True)
-
-
-def gigabytes(size: int | None) -> str:
-    """Return a number of bytes as people say it."""
-    if size is None:
-        return "?"
-    if size >= 95e6:
-        return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 or not size else f"{size / 1e3:.0f} kB"
 
 
 _FILE, _ALL = 0, 1  # the rows of bars

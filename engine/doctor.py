@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import checks, fitting, layout, machine, tuning
+from engine import checks, fitting, layout, machine, quantities, tuning
 from engine.checks import Check, Ram
 from engine.errors import ConfigError, EngineError, InvalidInput, StoreError
 from engine.fitting import Fit, Room
@@ -75,16 +74,18 @@ def speeds(
     engine: Callable[..., AbstractContextManager[Facade]],
     search: Callable[..., object],
     progress: ProgressCallback | None,
+    spare: int,
 ) -> list[dict[str, Any]]:
     """Return the guide's expectations and what was measured, JSON-ready; raises as `speed.measure` does.
 
-    `engine` makes a second one, so that nothing stays in this one's home; `search` looks into that home.
+    `engine` makes a second one, so that nothing stays in this one's home, in the `spare` bytes of the budget that this
+    one leaves; `search` looks into that home.
     """
     from engine.speed import Measured, measure
 
     def beside(home: Path) -> AbstractContextManager[Facade]:
         config, profile = patient.config.file, patient.profile
-        over, budget = laid_over(patient), patient.ram_budget
+        over, budget = laid_over(patient), max(spare, quantities.LEAST_BUDGET)
         return engine(config, profile=profile, home=home, models=over, ram_budget=budget, progress=progress)
 
     own = own_search(patient, search)
@@ -176,19 +177,6 @@ def measurable(models: Models, which: bool | str) -> list[str]:
         raise InvalidInput(f"{spec.name} is an embedding model; only chat models are measured")
     layout.locate(spec)
     return [which]
-
-
-@contextlib.contextmanager
-def measured_anew(spec: ModelSpec) -> Iterator[None]:
-    """Let a load inside the block measure the model; what was remembered stays true unless it does."""
-    file = layout.locate(spec)
-    before = tuning.recall(file)
-    tuning.forget(file)
-    try:
-        yield
-    finally:
-        if before is not None and tuning.recall(file) is None:
-            tuning.remember(file, before)
 
 
 def _distinct(specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:

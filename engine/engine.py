@@ -363,7 +363,8 @@ class Engine:
         if speed:
             for loaded in self._models.loaded:
                 self.unload(doctor.called(patient, loaded.spec))
-            found["speed"] = doctor.speeds(patient, Engine, self.search, self._progress)
+            spare = self._pool.budget.limit - self._pool.budget.held  # what is left of it beside analyser and index
+            found["speed"] = doctor.speeds(patient, Engine, self.search, self._progress, spare)
         return found
 
     def close(self) -> None:

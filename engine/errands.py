@@ -86,7 +86,7 @@ class Errands:
         from engine.footprint import ANALYSER
         from engine.korean.morphemes import Analyser
 
-        with self._analysing:
+        with self._pool.turn(self._analysing):
             if self._morphemes is None:
                 self._morphemes = self._pool.keep("Korean analyser", ANALYSER, Analyser)
             return self._morphemes

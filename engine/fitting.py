@@ -29,7 +29,8 @@ class Fit:
 
     `ram` is with every model loaded, `ram_least` with the largest chat model, the embedding model and the Korean
     analyser alone; the fallback counts nowhere, since it comes in place of the chat model. `download` and `disk` are
-    bytes that are still missing. `commercial` is whether every model may be used so; `gated` ones ask for consent.
+    bytes that are still missing, `room` those of RAM that may be used. `commercial` is whether every model may be used
+    so; `gated` ones ask for consent.
     """
 
     profile: str
@@ -43,6 +44,7 @@ class Fit:
     gated: tuple[str, ...]
     verdict: Verdict | None
     disk_enough: bool | None
+    room: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -69,6 +71,7 @@ def fit(profile: str, models: Sequence[ModelPlan], room: Room) -> Fit:
         gated=tuple(plan.model for plan in models if plan.gated),
         verdict=_verdict(whole, least, room.ram),
         disk_enough=None if disk is None else disk <= room.disk,
+        room=room.ram,
     )
 
 

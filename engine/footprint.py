@@ -8,7 +8,6 @@ From its entry in models.toml alone (`estimate`), before any file is there; from
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine import layout
 from engine.embedder import BATCH_TOKENS
-from engine.gguf_header import read_header
+from engine.gguf_header import PART, read_header
 from engine.gguf_shape import GgufShape, shape_of
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ _VECTOR = 125  # of an index, for each vector beside its numbers: its id, in C a
 _AUTO = (8192, 4096, 2048)  # cells of an `auto` context
 _PADDED = 256  # llama.cpp makes so many cells more, or none
 _MOST = 1 << 50  # of one part, whatever a header says
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _MOST_PARTS = 1_000
 _CONFIG = 1 << 20  # bytes of an embedding model's config.json, at most
 _HALVES = {"float16", "bfloat16"}  # weights that are made into floats of 4 bytes, in memory of their own
@@ -127,7 +125,7 @@ def files(path: Path) -> list[Path]:
     """Return the files that the weights of the model at `path` lie in and that are there, by their names alone."""
     if path.is_dir():
         return sorted(layout.weights(path))
-    named = _PART.fullmatch(path.name)
+    named = PART.fullmatch(path.name)
     if named is None or not 1 <= int(named[3]) <= _MOST_PARTS:
         return [path]
     parts = (path.with_name(f"{named[1]}-{n:05}-of-{named[3]}{named[4]}") for n in range(1, int(named[3]) + 1))

@@ -8,6 +8,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import BinaryIO, NoReturn
 from engine.errors import ModelCorrupt
 
 NEXT_STEP = "Delete it and run `gieok models pull` again, or copy it again from where it came."
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)  # what llama.cpp calls a part of a model
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _WINDOW = 1 << 20  # bytes that are read at once
 _KEPT, _KEPT_IN_ALL = 1 << 16, 1 << 25  # bytes that are kept of a string, and of all strings and names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,11 +38,15 @@ def memory(cgroups: Path = CGROUPS, process: Path = PROCESS) -> Memory:
     """Return this machine's memory, lowered to what the cgroups of this process leave it.
 
     `cgroups` is where the system mounts them, `process` what it tells of this process; other systems than Linux have
-    neither. Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html beside it.
+    neither. Raises `OSError` where the system cannot tell now, since no file can be opened, say.
+    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html beside it.
     """
     import psutil
 
-    machine = psutil.virtual_memory()
+    try:
+        machine = psutil.virtual_memory()
+    except psutil.Error as error:
+        raise OSError(str(error)) from None
     total, available = int(machine.total), int(machine.available)
     for limit, left in _limits(cgroups, process):
         total, available = min(total, limit), min(available, left)
@@ -127,8 +132,12 @@ def _whole(text: str) -> int | None:
 
 
 def _read(file: Path) -> str:
-    """Return what a file of the system holds, "" where there is none."""
+    """Return what a file of the system holds, "" where there is none that may be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # a limit must not vanish for that
+            raise
+        return ""
+    except ValueError:
         return ""

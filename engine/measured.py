@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _NOTES = Notes(".footprints.json")
 _FORMAT = 1  # raised where something else is measured
 _MOST = 1 << 50
-_NEAR = 0.25  # of an estimate: what lies further off is not this load's doing alone
+# Of an estimate: what lies further off is not this load's doing alone. Less is believed only a little, since who
+# plans with too little takes more than there is.
+_LESS, _MORE = 0.1, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ def _believable(estimate: Footprint, total: int) -> bool:
     expected = estimate.total
     if expected is None:
         return total > 0
-    least = (estimate.weights or 0) if estimate.bound else expected * (1 - _NEAR)
-    return least <= total <= expected * (1 + _NEAR)
+    least = (estimate.weights or 0) if estimate.bound else expected * (1 - _LESS)
+    return least <= total <= expected * (1 + _MORE)
 
 
 def _spread(estimate: Footprint, total: int, mapped: int) -> Footprint:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import EngineError, ModelNotFound
-from engine.console import Bars, complain, gigabytes, opened, show
+from engine.console import Bars, complain, opened, show
 from engine.instructions import Language
+from engine.quantities import bytes_text
 
 if TYPE_CHECKING:
     from engine.library import Library
@@ -134,7 +135,7 @@ def remove(arguments: argparse.Namespace) -> int:
     with _library(arguments) as library:
         freed, failed = _each(dict.fromkeys(arguments.names), library.remove)
     said = _said("removed", arguments.language)
-    lines = [said.format(name=name, size=gigabytes(size)) for name, size in freed.items()]
+    lines = [said.format(name=name, size=bytes_text(size)) for name, size in freed.items()]
     return _ended(arguments, freed, lines, freed, failed)
 
 
@@ -267,22 +268,22 @@ def _plan_lines(planned: dict[str, Any], language: Language, aliases: Mapping[st
         known = (aliases or {}).get(model["model"])
         yield from (f"    {text}" for text in (model["note"], known) if text)
         for file in model["files"]:
-            size = "" if file["size"] is None else f"  {gigabytes(file['size'])}"
+            size = "" if file["size"] is None else f"  {bytes_text(file['size'])}"
             yield f"  {'✓' if file['installed'] else ' '} {file['name']}{size}"
         if not model["files"]:
             yield f"    {_said('unlisted', language)}"
         yield "    " + _sizes(_said("sizes", language), model, model["ram"]["total"])
-    said = _said("total", language).replace("{free}", gigabytes(planned["free"]))
+    said = _said("total", language).replace("{free}", bytes_text(planned["free"]))
     yield _sizes(said, planned, planned["ram"]).replace("{folder}", planned["folder"])
     short = (planned["download"] or 0) - planned["free"]
     if short > 0:
-        yield _said("full", language).format(size=gigabytes(short))
+        yield _said("full", language).format(size=bytes_text(short))
 
 
 def _sizes(said: str, of: dict[str, Any], ram: int | None) -> str:
     sizes = {"download": of["download"], "disk": of["disk"], "ram": ram}
     for name, size in sizes.items():
-        said = said.replace(f"{{{name}}}", gigabytes(size))
+        said = said.replace(f"{{{name}}}", bytes_text(size))
     return said
 
 
@@ -300,8 +301,8 @@ def _row(one: dict[str, Any], language: Language) -> list[str]:
         "✓" if one["installed"] else " ",
         one["name"],
         _said(one["kind"], language),
-        gigabytes(one["size"]),
-        gigabytes(one["ram"]),
+        bytes_text(one["size"]),
+        bytes_text(one["ram"]),
         _context(one["context"]),
         "" if one["korean"] is None else f"{one['korean']}/5",
         f"{licence}, {_said('no sale', language)}" if one["commercial"] is False else licence,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ _log = logging.getLogger("engine.models")
 Name = str | os.PathLike[str]
 Key = tuple[str, str | None]
 Kind = Literal["llm", "embedding"]
+_LIBRARY = "sentence_transformers"
 _AGAIN = 1.0  # seconds after which a callback hears the same percent again
 _OF_KIND = {"llm": "a chat model and cannot embed", "embedding": "an embedding model and cannot chat"}
 
@@ -91,6 +93,16 @@ class Loaded:
             runner.close(error or EngineClosed(f"{self.spec.name} was unloaded"))
         else:
             cast("Embedder", self.model).close()
+        _give_back(self.spec)
+
+
+def _give_back(spec: ModelSpec) -> None:
+    """Give the system what a model had; torch's modules refer to each other, so that they have to be collected."""
+    from engine import machine
+
+    if spec.kind == "embedding":
+        gc.collect()
+    machine.trim()
 
 
 class _Told:
@@ -136,6 +148,8 @@ class Models:
         self.specs = dict(specs)
         self._config, self._named, self.progress, self._prefixes = config, frozenset(named), progress, prefixes
         self._loaded: dict[Key, Loaded] = {}
+        self.has_libraries = False  # whether those of embedding models are counted
+        self._moves = 0  # models that came or went
         self._seen: tuple[Runner, ...] = ()
         self.loaded: tuple[Loaded, ...] = ()
 
@@ -182,7 +196,7 @@ class Models:
         """
         if here:
             layout.locate(spec)
-        return plans.ways(spec, self._config.engine)
+        return plans.ways(spec, self._config.engine, libraries=not self.has_libraries)
 
     def roles(self, spec: ModelSpec) -> tuple[str, ...]:
         """Return the roles that a model has."""
@@ -190,21 +204,22 @@ class Models:
 
     def make(self, spec: ModelSpec, how: How, heed: Heed) -> Loaded:
         """Load a model, and measure what that takes. Raises `MemoryError` where the system refuses the memory."""
-        from engine import machine, measured
+        from engine import machine
         from engine.machine import Resident
 
         told = _Told(spec.name, self.progress, heed)
         told.part(0.0)
+        if self.has_libraries:  # they came since this was planned
+            how = how.without_libraries()
+        had, moves = _LIBRARY in sys.modules, self._moves
         before, began = machine.resident(), time.perf_counter()
-        model = self._load_embedder(spec, how) if spec.kind == "embedding" else self._load_runner(spec, how, told)
-        loaded = Loaded(spec, model, how, time.perf_counter() - began)
+        loaded = Loaded(spec, self._load(spec, how, told), how, time.perf_counter() - began)
         try:
             after = machine.resident()
-            growth = Resident(after.anonymous - before.anonymous, after.file_backed - before.file_backed)
-            ram, believed = measured.corrected(how.ram, growth)
-            loaded = replace(loaded, how=replace(how, ram=ram, measured=believed))
-            if believed:
-                plans.remember(spec, self._config.engine, loaded.how)
+            there = how.libraries if had else 0  # of another engine in this process, or of the host's
+            growth = Resident(after.anonymous - before.anonymous + there, after.file_backed - before.file_backed)
+            if moves == self._moves:  # else it is not this load's alone
+                loaded = replace(loaded, how=plans.loaded(spec, self._config.engine, how, growth))
             told.end()
         except BaseException:
             loaded.close()
@@ -214,6 +229,7 @@ class Models:
     def keep(self, loaded: Loaded) -> None:
         """Take over a model that was made."""
         self._loaded[key_of(loaded.spec)] = loaded
+        self._moves += 1
         self._publish()
         _log.info("loaded %s in %.1f s", loaded.spec.name, loaded.seconds)
 
@@ -230,14 +246,10 @@ class Models:
 
     def free(self, key: Key) -> None:
         """Free a model and give its memory back to the system."""
-        from engine import machine
-
         loaded = self._loaded.pop(key)
+        self._moves += 1
         self._publish()
         loaded.close()
-        if loaded.runner is None:
-            gc.collect()  # torch's modules refer to each other
-        machine.trim()
         _log.info("unloaded %s", loaded.spec.name)
 
     def steppable(self) -> Iterable[Runner]:
@@ -250,6 +262,13 @@ class Models:
             loaded.close(error)
         self._loaded.clear()
         self._publish()
+
+    def _load(self, spec: ModelSpec, how: How, told: _Told) -> Runner | Embedder:
+        try:
+            return self._load_embedder(spec, how) if spec.kind == "embedding" else self._load_runner(spec, how, told)
+        except BaseException:
+            _give_back(spec)
+            raise
 
     def _load_runner(self, spec: ModelSpec, how: How, told: _Told) -> Runner:
         from engine import probe, runner

@@ -28,6 +28,10 @@ RESERVE = 512 << 20
 _FLOAT = 4
 
 
+class GpuRefused(MemoryError):
+    """A GPU could not take what was planned for it; the CPU is next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What decides how much of a model fits: of one of `layers` its weights on average, and of the output its matrix.

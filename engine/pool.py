@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from engine import doctor, layout, machine
+from engine import layout, machine, tuning
 from engine.budget import Budget, Hold
 from engine.errors import (
     Cancelled,
@@ -32,7 +33,7 @@ from engine.metrics import Progress, report
 from engine.models import Key, Kind, Loaded, key_of
 from engine.residency import Lease, Option, Residency, Want
 from engine.status import LoadedModel, LoadPlan, Replaced, Status
-from engine.worker import Worker
+from engine.worker import LOOK_UP, Worker
 
 if TYPE_CHECKING:
     from engine.config import ModelSpec
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.pool")
 T = TypeVar("T")
+_ADVICE = {
+    "llm": ", lower n_ctx or parallel in models.toml, or name a smaller model (`gieok models list`)",
+    "embedding": ", or name a smaller embedding model (`gieok models list`)",
+}
 _STEP = 16_000_000  # bytes by which something grows at least
 _REFUSED = 60.0  # seconds in which a model whose memory the system refused is not tried again for a role
 
@@ -68,14 +73,13 @@ class Pool:
 
         Raises what its load raises, `OutOfBudget`, `ModelNotFound`, `Cancelled`.
         """
-        self._check_caller()
-        lease = self._with_fallback(name, self.models.spec(name, kind))
-        self._using.lease = lease
-        try:
-            yield cast("Key", lease.want.key)
-        finally:
-            self._using.lease = None
-            self.residency.release(lease)
+        spec = self.models.spec(name, kind)
+        with self._occupied():
+            lease = self._with_fallback(name, spec)
+            try:
+                yield cast("Key", lease.want.key)
+            finally:
+                self._release(lease)
 
     def run(self, key: Key, job: Callable[[Any], T]) -> T:
         """Run `job` on the compute thread with a model that is leased. Raises `EngineClosed` if it was unloaded."""
@@ -91,11 +95,11 @@ class Pool:
         with self.leased(name, "llm") as key:
             return self.worker.start(lambda: begin(cast("Runner", self.models.at(key).model)))
 
-    def reserve(self, name: str, size: int) -> Hold:
+    def reserve(self, name: str, size: int, *, passes: bool = False) -> Hold:
         """Have `size` bytes of the budget for something that is no model. Raises `OutOfBudget`."""
-        self._check_caller()
-        lease = self._granted(Want(object(), name, (Option(size),)))
-        self.residency.release(lease)
+        with self._occupied():
+            lease = self._granted(Want(object(), name, (Option(size),), passes=passes))
+        self._release(lease)
         if lease.hold is None:
             raise EngineClosed("the engine was closed")
         return lease.hold
@@ -103,7 +107,7 @@ class Pool:
     @contextlib.contextmanager
     def room(self, name: str, size: int) -> Iterator[None]:
         """Have `size` bytes of the budget for the block. Raises `OutOfBudget`."""
-        hold = self.reserve(name, size)
+        hold = self.reserve(name, size, passes=True)
         try:
             yield
         finally:
@@ -120,9 +124,26 @@ class Pool:
         self.budget.settle(hold, size)
         return made
 
+    @contextlib.contextmanager
+    def turn(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold `lock` for the block; who waits for it can be cancelled. Raises `Cancelled`, `EngineClosed`."""
+        self._check_caller()
+        while not lock.acquire(timeout=LOOK_UP):
+            self.worker.heed()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def unload(self, name: str) -> bool:
-        """Free the model of a role or name; its requests, running or waiting, end with `EngineClosed`."""
-        return self.worker.call(partial(self.residency.drop, key_of(self.models.spec(name))))
+        """Free the model of a role or name, and who stands in for it; their requests end with `EngineClosed`."""
+        specs = [self.models.spec(name)]
+        if stands_in := self.replaced.pop(name, None):
+            specs.append(self.models.spec(stands_in.by))
+            if set(self.models.roles(specs[1])) - {"fallback"}:
+                specs.pop()  # it is there for a role of its own, too
+        dropped = [self.worker.call(partial(self.residency.drop, key_of(spec))) for spec in specs]
+        return any(dropped)
 
     def in_memory(self, name: str) -> bool:
         """Return whether the model of a role or name is loaded."""
@@ -141,7 +162,7 @@ class Pool:
             model=spec.name,
             kind=spec.kind,
             installed=layout.installed(spec),
-            verdict="loaded" if loaded else verdict,
+            verdict="loaded" if loaded else verdict if how.ram.total is not None else "unknown",
             ram=how.ram,
             measured=how.measured,
             n_ctx=how.cells,
@@ -156,8 +177,9 @@ class Pool:
     def retune(self, name: str) -> None:
         """Measure anew how a chat model runs best, with nothing of it in memory before or after."""
         self.unload(name)
-        with doctor.measured_anew(self.models.spec(name)), self.leased(name):
-            pass
+        spec = self.models.spec(name, "llm")
+        with tuning.measured_anew(layout.locate(spec)), self._occupied():
+            self._release(self._granted(self._want(spec)))
         self.unload(name)
 
     def status(self, profile: str, home: str) -> Status:
@@ -209,11 +231,28 @@ class Pool:
 
     # ---- inside
 
+    @contextlib.contextmanager
+    def _occupied(self) -> Iterator[None]:
+        """Let this thread ask for nothing else in the block: it waits for a model, or has one."""
+        self._check_caller()
+        self._using.engine = True
+        try:
+            yield
+        finally:
+            self._using.engine = False
+
+    def _release(self, lease: Lease) -> None:
+        try:
+            self.residency.release(lease)
+        except BaseException:  # a Ctrl-C may come before it has begun, and the model would stay for ever
+            self.residency.release(lease)
+            raise
+
     def _check_caller(self) -> None:
         """Who has a model and waits for another could wait for ever: the other may need the room of the first."""
         self.worker.check_caller()
         self.worker.heed()  # who was cancelled before begins nothing
-        if getattr(self._using, "lease", None) is not None:
+        if getattr(self._using, "engine", False):
             raise EngineError("the engine cannot wait for itself: a progress callback called one of its methods")
 
     def _with_fallback(self, name: str, spec: ModelSpec) -> Lease:
@@ -252,7 +291,8 @@ class Pool:
         key = key_of(spec)
         loaded = self._in_memory(key)
         ways = [loaded.how] if loaded else self.models.ways(spec, here=True)
-        return Want(key, spec.name, tuple(how.option for how in ways), partial(self._begin, spec))
+        options = tuple(how.option for how in ways)
+        return Want(key, spec.name, options, partial(self._begin, spec), _ADVICE[spec.kind])
 
     def _granted(self, want: Want) -> Lease:
         lease = self.residency.lease(want)
@@ -287,20 +327,31 @@ class Pool:
         return waiter.cancel
 
     def _ended(self, key: Key, hold: Hold, waiter: Future[None]) -> None:
+        from engine.offload import GpuRefused
+
         if not waiter.cancelled() and (error := waiter.exception()) is not None:
-            self.residency.failed(key, hold, error)
+            self.residency.failed(key, hold, error, elsewhere=isinstance(error, GpuRefused))
 
     def _adopt(self, hold: Hold, made: Loaded) -> None:
         """On the compute thread: from here on the model is in use."""
-        ram, key, runner = made.how.ram, key_of(made.spec), made.runner
-        self.budget.settle(hold, ram.total or hold.bytes, ram.mapped)
-        if made.how.libraries:
-            mapped = max(0, ram.mapped - (ram.weights or 0))
-            self.residency.keep(self.budget.split(hold, "libraries", made.how.libraries, mapped))
+        key, runner = key_of(made.spec), made.runner
+        if not self.residency.expects(key, hold):
+            raise EngineClosed(f"{made.spec.name} was given up while it loaded")
+        made = self._settle(hold, made)
         self.models.keep(made)
         if not self.residency.adopted(key, hold, lambda: runner is not None and runner.busy):
             self.models.forget(key)
             raise EngineClosed(f"{made.spec.name} was unloaded while it loaded")
+
+    def _settle(self, hold: Hold, made: Loaded) -> Loaded:
+        """Say what a load came to; what of it stays when the model leaves is held apart, once."""
+        how, apart = made.how.without_libraries(), made.how.libraries_apart
+        counted = Option(0) if self.models.has_libraries else apart
+        self.budget.settle(hold, how.option.bytes + counted.bytes, how.option.mapped + counted.mapped)
+        if counted.bytes:
+            self.residency.keep(self.budget.split(hold, "torch and its libraries", counted.bytes, counted.mapped))
+            self.models.has_libraries = True
+        return replace(made, how=how)
 
     def _in_memory(self, key: Key) -> Loaded | None:
         return next((loaded for loaded in self.models.loaded if key_of(loaded.spec) == key), None)
@@ -334,7 +385,7 @@ class Growing:
 
     def __call__(self, size: int) -> None:
         """Have at least `size` bytes. Raises `OutOfBudget`."""
-        with self._lock:
+        with self._pool.turn(self._lock):
             if size > self._size:
                 more = max(size - self._size, _STEP)
                 self._pool.keep(self._name, more, lambda: None)

@@ -29,7 +29,7 @@ from typing import IO
 
 from engine import digests
 from engine.errors import EngineError, ModelCorrupt
-from engine.gguf_header import NEXT_STEP, read_header
+from engine.gguf_header import NEXT_STEP, PART, read_header
 from engine.interpreter import interpreter
 from engine.llama.library import NO_MEMORY
 from engine.notes import Notes
@@ -45,7 +45,6 @@ _SHOWN = 200  # letters of llama.cpp's last words
 _CONTEXT, _BATCH = 256, 32  # tokens; no context of an engine is smaller, and llama.cpp aborts with fewer than sequences
 _TRIAL = 2  # raised when a trial finds more than before: older verdicts then no longer count
 _NOTES = Notes(".verdicts.json")
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _NOT_READ = re.compile(r"cannot be read|failed to open|Input/output error|Stale file handle", re.IGNORECASE)
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGTRAP")  # what a file can do; other signals come from elsewhere
 _WINDOWS = {  # Windows' statuses; https://learn.microsoft.com/openspecs/windows_protocols/ms-erref
@@ -140,7 +139,7 @@ def parts(path: Path) -> list[Path]:
         )
     if first.split_count == 1 and not first.split_no:
         return [path]
-    named = _PART.fullmatch(path.name)
+    named = PART.fullmatch(path.name)
     if named is None or int(named[3]) != first.split_count:
         raise _corrupt(path, f"it is one of {first.split_count} parts, and its name must end in -00001-of-0000N.gguf")
     if first.split_no or int(named[2]) != 1:

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from engine import ConfigError
-from engine.console import gigabytes, opened, show
+from engine import ConfigError, EngineError
+from engine.console import opened, show
 from engine.instructions import Language
+from engine.quantities import bytes_text
 
 if TYPE_CHECKING:
     from engine import Engine
@@ -53,6 +54,7 @@ _SAID: dict[str, tuple[str, str]] = {
     "verdict evicts": ("fits once these are unloaded: {evicts}", "다음을 내리면 들어감: {evicts}"),
     "verdict waits": ("waits for running requests", "실행 중인 요청을 기다림"),
     "verdict too large": ("TOO LARGE for the budget", "예산보다 큼"),
+    "verdict unknown": ("not known whether it fits", "들어가는지 알 수 없음"),
     "instead": ("{fallback} answers instead", "대신 {fallback}"),
     "not here": ("NOT INSTALLED: gieok models pull {model}", "설치 안 됨: gieok models pull {model}"),
     # doctor
@@ -69,11 +71,14 @@ _SAID: dict[str, tuple[str, str]] = {
     "profiles": ("profiles on this machine", "이 컴퓨터에서의 프로필"),
     "runs": ("runs with every model loaded", "모든 모델을 올리고 실행 가능"),
     "runs, one model at a time": ("runs, one chat model at a time", "대화 모델을 하나씩 올리며 실행 가능"),
-    "too large": ("TOO LARGE for this machine", "이 컴퓨터에는 너무 큼"),
+    "too large": ("TOO LARGE for the memory it may use ({room})", "쓸 수 있는 메모리({room})보다 큼"),
     "unknown": ("not known: the catalogue lacks numbers", "알 수 없음: 목록에 수치가 없음"),
     "needs": (
-        "memory {ram} with all loaded, {ram_least} at least · download {download} · disk {disk}",
-        "메모리: 모두 {ram}, 최소 {ram_least} · 내려받기 {download} · 디스크 {disk}",
+        (
+            "memory {ram} with all loaded and the Korean analyser, {ram_least} at least · download {download} · "
+            "disk {disk}"
+        ),
+        "메모리: 한국어 분석기까지 모두 {ram}, 최소 {ram_least} · 내려받기 {download} · 디스크 {disk}",
     ),
     "no room": ("THE DISK HAS TOO LITTLE ROOM", "디스크 공간 부족"),
     "sold": ("commercial use allowed", "상업적 이용 가능"),
@@ -81,7 +86,10 @@ _SAID: dict[str, tuple[str, str]] = {
     "maybe sold": ("commercial use: not known", "상업적 이용: 알 수 없음"),
     "consent": ("asks for consent on its page: {gated}", "페이지에서 동의 필요: {gated}"),
     "take": ("recommended: {name} (gieok models pull {name})", "추천: {name} (gieok models pull {name})"),
-    "take none": ("no profile runs on this machine as it is", "지금 이 컴퓨터에서 돌아가는 프로필이 없습니다"),
+    "take none": (
+        "no profile fits the memory and the disk that may be used",
+        "쓸 수 있는 메모리와 디스크에 들어가는 프로필이 없습니다",
+    ),
     "speed": ("speed", "속도"),
     "models": ("models", "모델"),
     "target": ("{what}: {measured}, wanted: at most {target}", "{what}: {measured}, 목표 {target} 이하"),
@@ -122,8 +130,9 @@ def status(arguments: argparse.Namespace) -> None:
     """Print what is held, and what the models of the profile would take."""
     with opened(arguments) as engine:
         found = engine.status().to_dict()
-        plans = _plans(engine)
-    show(arguments, {**found, "plans": plans}, list(status_lines(found, plans, arguments.language)))
+        plans, problems = _plans(engine)
+    lines = [*status_lines(found, plans, arguments.language), *(f"  {role}\t{why}" for role, why in problems.items())]
+    show(arguments, {**found, "plans": plans, "problems": problems}, lines)
 
 
 def doctor(arguments: argparse.Namespace) -> None:
@@ -133,18 +142,22 @@ def doctor(arguments: argparse.Namespace) -> None:
     show(arguments, found, list(doctor_lines(found, arguments.language)))
 
 
-def _plans(engine: Engine) -> list[Facts]:
-    """Return the plan of every model of the profile, with its roles."""
+def _plans(engine: Engine) -> tuple[list[Facts], dict[str, str]]:
+    """Return the plan of every model of the profile, with its roles, and why others have none."""
     from engine.config import ROLES
 
     plans: dict[str, Facts] = {}
+    problems: dict[str, str] = {}
     for role in ROLES:
         try:
             plan = engine.plan(role).to_dict()
         except ConfigError:  # a profile need not name every role
             continue
+        except EngineError as error:
+            problems[role] = str(error)
+            continue
         plans.setdefault(plan["model"], {**plan, "roles": []})["roles"].append(role)
-    return list(plans.values())
+    return list(plans.values()), problems
 
 
 # ---- status
@@ -164,8 +177,8 @@ def status_lines(found: Facts, plans: Iterable[Facts], language: Language) -> It
 
 
 def _part(part: Facts, language: Language) -> str:
-    mapped = f" ({_said('mapped', language, mapped=gigabytes(part['mapped']))})" if part["mapped"] else ""
-    return f"{part['name']}\t{gigabytes(part['bytes'])}{mapped}"
+    mapped = f" ({_said('mapped', language, mapped=bytes_text(part['mapped']))})" if part["mapped"] else ""
+    return f"{part['name']}\t{bytes_text(part['bytes'])}{mapped}"
 
 
 def _loaded(model: Facts, language: Language) -> str:
@@ -188,17 +201,18 @@ def _plan(plan: Facts, language: Language) -> Iterator[str]:
     ram = plan["ram"]
     how = _said("measured" if plan["measured"] else "estimated", language)
     verdict = _said(f"verdict {plan['verdict']}", language, evicts=", ".join(plan["evicts"]))
-    if plan["verdict"] == "too large" and plan["fallback"]:
-        verdict += f"; {_said('instead', language, **plan)}"
-    yield f"{_named(plan['model'], plan['roles'])}\t{gigabytes(ram['total'])} ({how})\t{verdict}"
+    instead = f"; {_said('instead', language, **plan)}" if plan["fallback"] else ""
+    if plan["verdict"] == "too large":
+        verdict += instead
+    yield f"{_named(plan['model'], plan['roles'])}\t{bytes_text(ram['total'])} ({how})\t{verdict}"
     parts = {"weights": "weights", "kv": "kv part", "compute": "compute", "other": "other"}
-    sizes = {name: gigabytes(ram[name]) for name in parts}
+    sizes = {name: bytes_text(ram[name]) for name in parts}
     told = [_said(said, language, **sizes) for name, said in parts.items() if ram[name] != 0]
     if plan["n_gpu_layers"]:
-        told.append(_said("gpu layers", language, n_gpu_layers=plan["n_gpu_layers"], vram=gigabytes(plan["vram"])))
+        told.append(_said("gpu layers", language, n_gpu_layers=plan["n_gpu_layers"], vram=bytes_text(plan["vram"])))
     yield f"  {' · '.join(told)}"
     if not plan["installed"]:
-        yield f"  {_said('not here', language, **plan)}"
+        yield f"  {_said('not here', language, **plan)}{'' if plan['verdict'] == 'too large' else instead}"
 
 
 # ---- doctor
@@ -206,7 +220,7 @@ def _plan(plan: Facts, language: Language) -> Iterator[str]:
 
 def doctor_lines(found: Facts, language: Language) -> Iterator[str]:
     """Yield what `doctor` prints of its facts."""
-    system = {**found, "ram": gigabytes(found["ram"]), "ram_free": gigabytes(found["ram_free"])}
+    system = {**found, "ram": bytes_text(found["ram"]), "ram_free": bytes_text(found["ram_free"])}
     yield f"{_said('system', language)}\t{_said('system is', language, **system)}"
     versions = ", ".join(f"{name} {there or '-'}" for name, there in found["versions"].items())
     yield f"{_said('libraries', language)}\t{versions}"
@@ -225,7 +239,7 @@ def _check(check: Facts, language: Language) -> Iterator[str]:
 
 def _fits(found: Facts, language: Language) -> Iterator[str]:
     for fit in found["profiles"]:
-        yield f"{fit['profile']}: {_said(fit['verdict'] or 'unknown', language)}"
+        yield f"{fit['profile']}: {_said(fit['verdict'] or 'unknown', language, **_sized(fit))}"
         yield f"  {_said('needs', language, **_sized(fit))}"
         licences = ", ".join(f"{model} {licence or '?'}" for model, licence in fit["licenses"].items())
         sold = {True: "sold", False: "not sold", None: "maybe sold"}[fit["commercial"]]
@@ -299,12 +313,13 @@ def _named(name: str, roles: Iterable[str]) -> str:
 
 _SIZES = (
     "budget", "held", "resident", "anonymous", "file_backed", "ram", "ram_least", "mapped", "vram", "download", "disk",
+    "room",
 )  # fmt: skip
 
 
 def _sized(facts: Facts) -> Facts:
     """Return the facts with numbers of bytes as people say them."""
-    return {**facts, **{name: gigabytes(facts[name]) for name in _SIZES if name in facts}}
+    return {**facts, **{name: bytes_text(facts[name]) for name in _SIZES if name in facts}}
 
 
 def _said(what: str, language: Language, /, **values: object) -> str:

@@ -3,8 +3,8 @@
 Contract: pure bookkeeping under one lock; no model is touched, no thread started, and time is what `clock` says. Who
 uses a model has a lease of it, and while it has, or while the model is busy, the model stays. Who must wait stands in
 one line: the first in it that needs room names the models that are to leave, and who wants one of these stands behind.
-Callbacks of the host are called with the lock held, `evict` only inside `tend` and `adopted`, which are for the compute
-thread.
+Callbacks of the host are called with the lock held, `evict` only inside `tend`, `adopted` and `drop`, which are for the
+compute thread.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ import threading
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from engine.budget import Budget, Hold
 from engine.errors import EngineClosed, OutOfBudget
+from engine.quantities import bytes_text
+from engine.status import Outlook
 
-Outlook = Literal["fits", "evicts", "waits", "too large"]
 LOOK = 1.0  # seconds after which who waits for room is looked at again: other programs give memory back, too
 _REST = 86_400.0  # seconds after which it is looked again in any case: no system sleeps for longer than weeks at once
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to load something: bytes of RAM, `mapped` of them pages of its file; `how` is for who loads it."""
+    """One way to load something: bytes of RAM, `mapped` of them pages of its file; `how` is for who loads it, and
+    `gpu` says that some of it lies on a GPU."""
 
     bytes: int
     mapped: int = 0
     how: Any = None
+    gpu: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,12 +42,15 @@ class Want:
 
     Of `options` the first is wanted most; a later one is taken where an earlier could never fit, or where the system
     refused it the memory. `start` begins the load and returns what gives it up; without it only bytes are wanted.
+    `advice` is what else the user may do where it does not fit; `passes` is of bytes that are given back soon.
     """
 
     key: Hashable
     name: str
     options: tuple[Option, ...]
     start: Callable[[Option, Hold], Callable[[], object]] | None = None
+    advice: str = ""
+    passes: bool = False
 
 
 class Host(Protocol):
@@ -100,9 +106,9 @@ class Residency:
         self._lock = threading.RLock()  # not a plain one: the garbage collector may close an engine inside
         self._resident: dict[Hashable, _Resident] = {}
         self._loading: dict[Hashable, _Loading] = {}
-        self._ending: list[Hold] = []  # of loads that were given up and have not ended yet
+        self._ending: list[Hold] = []  # of loads that were given up and have not ended yet, and of what only passes
         self._kept: list[Hold] = []  # of what is no model and does not leave
-        self._refused: dict[Hashable, int] = {}  # the system refused the memory once: which option is next
+        self._refused: dict[Hashable, tuple[int, bool]] = {}  # which option is next, and if all that is idle leaves
         self._line: list[Lease] = []
         self._leaving: set[Hashable] = set()
         self._closed: str | None = None
@@ -150,14 +156,13 @@ class Residency:
         if asked:
             self._host.wake()
 
-    def failed(self, key: Hashable, hold: Hold, error: BaseException) -> None:
-        """Say that a load ended without a model. `MemoryError`: the system refused the memory."""
+    def failed(self, key: Hashable, hold: Hold, error: BaseException, *, elsewhere: bool = False) -> None:
+        """Say that a load ended without a model. `MemoryError`: the system refused the memory, `elsewhere`: a GPU."""
         with self._lock:
-            loading = self._loading.get(key)
-            if loading is None or loading.hold is not hold:
+            if not self.expects(key, hold):
                 return  # it was given up
-            del self._loading[key]
-            if not (isinstance(error, MemoryError) and self._try_again(loading)):
+            loading = self._loading.pop(key)
+            if not (isinstance(error, MemoryError) and self._try_again(loading, elsewhere=elsewhere)):
                 self._refused.pop(key, None)
                 told = _out_of_memory(loading, error) if isinstance(error, MemoryError) else error
                 self._fail(key, told)
@@ -167,6 +172,12 @@ class Residency:
         """Let what is held stay, whatever leaves."""
         with self._lock:
             self._kept.append(hold)
+
+    def expects(self, key: Hashable, hold: Hold) -> bool:
+        """Return whether this load is the one that somebody waits for: one that was given up may end after the next."""
+        with self._lock:
+            loading = self._loading.get(key)
+            return loading is not None and loading.hold is hold
 
     def loads(self, key: Hashable) -> bool:
         """Return whether `key` is being loaded."""
@@ -202,10 +213,9 @@ class Residency:
     def adopted(self, key: Hashable, hold: Hold, busy: Callable[[], bool]) -> bool:
         """Say that a load has ended with a model, whose bytes are settled; False if nobody wants it any more."""
         with self._lock:
-            loading = self._loading.get(key)
-            if loading is None or loading.hold is not hold:
+            if not self.expects(key, hold):
                 return False
-            del self._loading[key]
+            loading = self._loading.pop(key)
             self._refused.pop(key, None)
             self._resident[key] = _Resident(loading.want.name, hold, busy, self._clock())
             self._advance(evict=True)
@@ -276,20 +286,24 @@ class Residency:
         """Go along the line: grant what is there, and begin what fits, until one has to wait for room."""
         self._leaving = set()
         blocked = False
-        for lease in list(self._line):
-            key = lease.want.key
-            if lease not in self._line:
-                continue
-            if key in self._resident:
-                if key not in self._leaving:
-                    self._grant(lease)
-            elif key not in self._loading and not blocked:
-                blocked = not self._admit(lease, evict)
+        with self.budget.steady():
+            for lease in list(self._line):
+                if lease in self._line:  # it may have been answered with one before it
+                    blocked = not self._pass(lease, evict, blocked) or blocked
+
+    def _pass(self, lease: Lease, evict: bool, blocked: bool) -> bool:
+        """Do what can be done for one in the line; False where it has to wait for room."""
+        key = lease.want.key
+        if key in self._resident:
+            if key not in self._leaving:
+                self._grant(lease)
+            return True
+        return key in self._loading or blocked or self._admit(lease, evict)
 
     def _admit(self, lease: Lease, evict: bool) -> bool:
         """Begin a load, or end the claim; False where it has to wait, with the models named that are to leave."""
-        want, again = lease.want, lease.want.key in self._refused
-        options = want.options[self._refused.get(want.key, 0) :] or want.options[-1:]  # of another caller: fewer
+        want, (first, again) = lease.want, self._refused.get(lease.want.key, (0, False))
+        options = want.options[first:] or want.options[-1:]  # of another caller: fewer
         option = next((option for option in options if not self._hopeless(option)), None)
         if option is None:
             self._refused.pop(want.key, None)
@@ -312,7 +326,7 @@ class Residency:
         want = lease.want
         if want.start is None:
             lease.hold = hold
-            self._kept.append(hold)
+            (self._ending if want.passes else self._kept).append(hold)
             self._grant(lease)
             return True
         loading = self._loading[want.key] = _Loading(want, option, hold)
@@ -355,13 +369,15 @@ class Residency:
         self._ending.append(loading.hold)
         loading.give_up()
 
-    def _try_again(self, loading: _Loading) -> bool:
-        """Decide what is tried where the system refused: the same without all that is idle, then what is smaller."""
+    def _try_again(self, loading: _Loading, *, elsewhere: bool) -> bool:
+        """Decide what is next: the same without all that is idle, then a smaller one; `elsewhere`: one without a GPU."""
         key, options = loading.want.key, loading.want.options
         tried = options.index(loading.option)
-        following = tried + 1 if key in self._refused else tried
+        following = tried + self._refused.get(key, (0, False))[1]
+        if elsewhere:
+            following = next((at for at in range(tried + 1, len(options)) if not options[at].gpu), len(options))
         if following < len(options):
-            self._refused[key] = following
+            self._refused[key] = following, not elsewhere
         return following < len(options)
 
     def _evict(self, key: Hashable) -> None:
@@ -400,34 +416,34 @@ class Residency:
         return option.bytes > (self._limit if self._loading or self._ending else self._most())
 
     def _too_large(self, want: Want, option: Option) -> OutOfBudget:
-        resident = ", ".join(f"{part.name} {_gb(part.bytes)}" for part in self.budget.parts()) or "nothing"
         most, limit = max(0, self._most()), self.budget.limit
         if self.budget.total() < limit:
-            why = f"this machine has no more than {_gb(most)} for it now (of a budget of {_gb(limit)})"
+            why = f"this machine has no more than {bytes_text(most)} for it now (of a budget of {bytes_text(limit)})"
             step = "Close other programs"
         else:
-            why = f"the budget of {_gb(limit)} leaves {_gb(most)} for it"
+            why = f"the budget of {bytes_text(limit)} leaves {bytes_text(most)} for it"
             step = "Raise ram_budget"
         return OutOfBudget(
-            f"{want.name} needs {_gb(option.bytes)} of memory, and {why}; held now: {resident}. {step}, lower n_ctx or "
-            "parallel in models.toml, or name a smaller model (`gieok models list`).",
+            f"{want.name} needs {bytes_text(option.bytes)} of memory, and {why}; held now: {self._held()}. "
+            f"{step}{want.advice}.",
             needed=option.bytes,
             available=most,
         )
 
+    def _held(self) -> str:
+        stay = {hold.name for hold in self._kept}
+        parts = (f"{p.name} {bytes_text(p.bytes)}{' (stays)' if p.name in stay else ''}" for p in self.budget.parts())
+        return ", ".join(parts) or "nothing"
+
 
 def _out_of_memory(loading: _Loading, error: MemoryError) -> OutOfBudget:
-    wanted, name = loading.option.bytes, loading.want.name
+    wanted, want = loading.option.bytes, loading.want
     why = f": {error}" if str(error) else ""
     refusal = OutOfBudget(
-        f"the system refused the memory that {name} needs ({_gb(wanted)}), though it seemed to be there{why}. "
-        "Close other programs, lower n_ctx or parallel in models.toml, or name a smaller model.",
+        f"the system refused the memory that {want.name} needs ({bytes_text(wanted)}), though it seemed to be there"
+        f"{why}. Close other programs{want.advice}.",
         needed=wanted,
         available=0,
     )
     refusal.__cause__ = error
     return refusal
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

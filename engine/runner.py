@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -310,13 +311,15 @@ def load(
     """Load a chat model and make its context, on any thread; the first time on a machine it is measured, too.
 
     The context gets `cells`, never more than the model was trained for; `n_gpu_layers` go to the GPUs, all where it is
-    -1. Where that fails, the model runs on the CPU, which the log says and `n_gpu_layers` of the runner. `tell` hears
-    which part of that is done, from 0 to 1; what it raises ends the load and is raised here. Raises `ModelCorrupt`,
-    `EngineError`, and `MemoryError` where there is no memory for the weights or the context.
+    -1, none where there is no GPU. `tell` hears which part of that is done, from 0 to 1; what it raises ends the load
+    and is raised here. Raises `GpuRefused` where the load onto the GPUs fails: on the CPU it takes other memory, which
+    is the caller's to find; else `ModelCorrupt`, `EngineError`, and `MemoryError` where there is no memory for the
+    weights or the context.
     """
     from pathlib import Path
 
     from engine.llama import devices
+    from engine.offload import GpuRefused
 
     wanted, heard = _Wanted(Path(path), spec, defaults, cells), _Heard(tell)
     if n_gpu_layers and devices():
@@ -327,9 +330,9 @@ def load(
             if heard.error is not None:
                 raise
             _log.warning("%s runs on the CPU, since it could not be loaded onto the GPU: %s", spec.name, error)
-        else:
-            runner.vram = max(0, free - _free_vram())
-            return runner
+            raise GpuRefused(str(error)) from error
+        runner.vram = max(0, free - _free_vram())
+        return runner
     return _open(wanted, 0, heard)
 
 
@@ -340,7 +343,7 @@ def _free_vram() -> int:
 
 
 def _open(wanted: _Wanted, n_gpu_layers: int, tell: Callable[[float], object]) -> Runner:
-    from engine.llama import Context, Model
+    from engine.llama import Model
     from engine.tuner import settle
 
     def weights(repack: bool, listen: Callable[[float], object]) -> Model:
@@ -349,14 +352,27 @@ def _open(wanted: _Wanted, n_gpu_layers: int, tell: Callable[[float], object]) -
     model, tuning = settle(wanted.file, weights, bool(n_gpu_layers), tell)
     try:
         params = _sizes(wanted, model, tuning)
-        with ThreadPoolExecutor(1, "gieok-context") as beside:  # both only read the model, and take equally long
-            making = beside.submit(Context, model, params)
+        making: Future[Context] = Future()
+        thread = threading.Thread(target=_make, args=(making, model, params), name="gieok-context", daemon=True)
+        thread.start()  # both only read the model, and take equally long
+        try:
             model.vocabulary.read()
+        finally:
+            thread.join()
         parallel = wanted.spec.parallel or wanted.defaults.parallel
         return Runner(model, making.result(), wanted.spec, parallel, tuning.pace)
     except BaseException:
         model.close()
         raise
+
+
+def _make(making: Future[Context], model: Model, params: ContextParams) -> None:
+    from engine.llama import Context
+
+    try:
+        making.set_result(Context(model, params))
+    except BaseException as error:  # noqa: BLE001 - it is raised where the context is waited for
+        making.set_exception(error)
 
 
 def _sizes(wanted: _Wanted, model: Model, tuning: Tuning) -> ContextParams:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from engine.footprint import Footprint
 
-Verdict = Literal["loaded", "fits", "evicts", "waits", "too large"]
+Outlook = Literal["fits", "evicts", "waits", "too large"]
+Verdict = Outlook | Literal["loaded", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class LoadPlan:
 
     `ram` is part by part, `measured` whether its total was measured here at an earlier load. Of `budget`, which is
     never more than the machine has, `held` is taken. `evicts` names the idle models that would go; with the verdict
-    "waits" running requests must end first. `fallback` is who answers where the model is too large or cannot load.
+    "waits" running requests must end first; "unknown" is what nobody can say before its files are here. `fallback` is
+    who answers where the model is too large or cannot load.
     """
 
     model: str

@@ -129,6 +129,18 @@ def forget(model: Path) -> None:
                 place.unlink()
 
 
+@contextlib.contextmanager
+def measured_anew(model: Path) -> Iterator[None]:
+    """Let a load inside the block measure the model; what was remembered stays true unless it does."""
+    before = recall(model)
+    forget(model)
+    try:
+        yield
+    finally:
+        if before is not None and recall(model) is None:
+            remember(model, before)
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

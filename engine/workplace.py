@@ -14,6 +14,7 @@ from engine.errors import DownloadError
 from engine.fetch import POLL, Remote
 from engine.layout import models_dir
 from engine.metrics import Progress, ProgressCallback, report
+from engine.quantities import bytes_text
 
 _SPARE = 64 << 20  # bytes of disk that a fetch leaves free
 
@@ -79,8 +80,8 @@ def explained_room(remote: Remote, part: Path) -> Iterator[None]:
         there = part.stat().st_size if part.exists() else 0
         needed, free = max(0, (remote.size or 0) - there), shutil.disk_usage(models_dir()).free
         raise DownloadError(
-            f"{remote.name} needs {gigabytes(needed)} more, and the disk of {models_dir()} is full ({gigabytes(free)} "
-            "free). Free some space and run the command again: it goes on from there.",
+            f"{remote.name} needs {bytes_text(needed)} more, and the disk of {models_dir()} is full "
+            f"({bytes_text(free)} free). Free some space and run the command again: it goes on from there.",
             file=remote.name,
         ) from error
 
@@ -108,8 +109,8 @@ def check_room(spec: ModelSpec, needed: int) -> None:
     needed, free = needed + _SPARE, shutil.disk_usage(models_dir()).free
     if free < needed:
         raise DownloadError(
-            f"{spec.name} needs {gigabytes(needed)} more on the disk of {models_dir()}, which has {gigabytes(free)} "
-            f"free. Free {gigabytes(needed - free)}, or set GIEOK_MODELS to a folder on another disk.",
+            f"{spec.name} needs {bytes_text(needed)} more on the disk of {models_dir()}, which has {bytes_text(free)} "
+            f"free. Free {bytes_text(needed - free)}, or set GIEOK_MODELS to a folder on another disk.",
             file=spec.name,
         )
 
@@ -123,8 +124,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def gigabytes(size: int) -> str:
-    """Return a number of bytes as people say it."""
-    return f"{size / 1e9:.2f} GB" if size >= 10**7 else f"{size / 1e6:.2f} MB"

@@ -41,6 +41,11 @@ class FakeLoad:
         house, key = self.house, self.want.key
         size = self.option.bytes if size is None else size
         house.loads.remove(self)
+        if not house.residency.expects(key, self.hold):  # the model that is there under this key is another
+            assert self.given_up, "a load that was wanted was not adopted"
+            house.residency.give_back(self.hold)
+            house.run()
+            return False
         house.budget.settle(self.hold, size, self.option.mapped if mapped is None else mapped)
         house.models[key] = self.hold
         house.made.append(self.want.name)
@@ -53,11 +58,11 @@ class FakeLoad:
         house.run()
         return adopted
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, *, elsewhere: bool = False) -> None:
         """It ends without one; first of all its bytes are free again."""
         self.house.loads.remove(self)
         self.house.residency.give_back(self.hold)
-        self.house.residency.failed(self.want.key, self.hold, error)
+        self.house.residency.failed(self.want.key, self.hold, error, elsewhere=elsewhere)
         self.house.run()
 
 
@@ -132,7 +137,7 @@ class House:
 
     # ---- for tests
 
-    def want(self, name: str, *sizes: int, mapped: int = 0) -> Want:
+    def want(self, name: str, *sizes: int | Option, mapped: int = 0) -> Want:
         """Return the want of a model called `name` that may be loaded with any of `sizes`."""
 
         def start(option: Option, hold: Hold) -> Callable[[], object]:
@@ -144,10 +149,10 @@ class House:
             self.started.append(name)
             return load.give_up
 
-        made = Want(name, name, tuple(Option(size, mapped) for size in sizes), start)
+        made = Want(name, name, tuple(Option(size, mapped) if isinstance(size, int) else size for size in sizes), start)
         return made
 
-    def lease(self, name: str, *sizes: int) -> Lease:
+    def lease(self, name: str, *sizes: int | Option) -> Lease:
         """Ask for a model, as a caller's thread would."""
         return self.ask(self.want(name, *sizes))
 

@@ -156,3 +156,32 @@ def test_threads_never_hold_more_than_there_is() -> None:
         assert sum(threads.map(work, range(8))) > 0
     assert max(seen) <= 9
     assert budget.held == 0
+
+
+def test_where_the_machine_cannot_tell_what_it_last_told_holds() -> None:
+    machine = Machine()
+    budget = Budget(10**12, machine)
+    before = budget.total()
+
+    def fail() -> Memory:
+        raise OSError("Too many open files")
+
+    budget._memory = fail
+    assert budget.total() == before
+    assert Budget(7, fail).total() == 7
+
+
+def test_in_a_steady_block_the_machine_is_looked_at_once_and_after_each_release() -> None:
+    looks: list[int] = []
+
+    def memory() -> Memory:
+        looks.append(1)
+        return Memory(100, 100)
+
+    budget = Budget(50, memory)
+    with budget.steady():
+        hold = taken(budget, "a", 5)
+        assert [budget.total(), budget.total(), len(looks)] == [50, 50, 1]
+        budget.release(hold)
+        assert [budget.total(), budget.total(), len(looks)] == [50, 50, 2]
+    assert [budget.total(), budget.total(), len(looks)] == [50, 50, 4]

@@ -24,7 +24,7 @@ BARE = "CPU : SSE3 = 1 | LLAMAFILE = 1 | AVX2 = 0 | REPACK = 1"
 ZEN5 = frozenset("sse sse2 avx f16c avx2 fma avx512f avx512_vnni".split())
 APPLE = "Metal : EMBED_LIBRARY = 1 | CPU : NEON = 1 | ARM_FMA = 1 | DOTPROD = 1 | ACCELERATE = 1"
 H100 = Device("CUDA0", "NVIDIA H100 80GB HBM3", "CUDA", 79_000_000_000, 85_000_000_000)
-FIT = Fit("default", ("a", "b"), 12_000, 8_000, 500, 600, {}, True, (), "runs", True)
+FIT = Fit("default", ("a", "b"), 12_000, 8_000, 500, 600, {}, True, (), "runs", True, 16_000)
 
 
 def healthy(check: Check) -> bool:
@@ -84,7 +84,7 @@ def test_the_command_that_rebuilds_keeps_the_version(monkeypatch: pytest.MonkeyP
     ("devices", "idle", "nvidia", "ok", "told"),
     [
         ((), None, False, True, "on the CPU"),
-        ((H100,), None, True, True, "NVIDIA H100 80GB HBM3 (CUDA), 79.00 GB of 85.00 GB free"),
+        ((H100,), None, True, True, "NVIDIA H100 80GB HBM3 (CUDA), 79.0 GB of 85.0 GB free"),
         ((H100, replace(H100, description="RTX 3060")), None, True, True, "RTX 3060"),
         ((), "CUDA", True, False, "built for CUDA"),
         ((), "Vulkan", False, False, "built for Vulkan"),
@@ -148,7 +148,7 @@ def test_without_a_chat_model_there_is_nothing_to_measure(chat: Callable[..., Mo
     [
         (Ram(16_000, 16_000, 14_000), True, ""),
         (Ram(16_000, 16_000, 8_000), True, ""),
-        (Ram(16_000, 16_000, 7_000), False, "close other programs: 0.00 MB more"),
+        (Ram(16_000, 16_000, 7_000), False, "close other programs: 1 kB more"),
         (Ram(7_000, 16_000, 14_000), False, "raise ram_budget"),
         (Ram(16_000, 7_000, 6_000), False, "take a smaller profile"),
     ],
@@ -157,6 +157,7 @@ def test_a_profile_that_the_ram_cannot_hold_is_found(ram: Ram, ok: bool, step: s
     check = checks.ram(ram, FIT)
     assert check.ok is ok
     assert check.step.startswith(step)
+    assert check.found.endswith("takes 12 kB with all loaded and the Korean analyser, 8 kB at least")
     assert healthy(check) is ok
 
 
@@ -224,7 +225,7 @@ def test_a_folder_of_somebody_else_is_found(tmp_path: Path) -> None:
     [
         (None, True, "none yet"),
         (Health(8192, (), {}, 0), True, "sound, 0 memories"),
-        (Health(2_000_000, (), {"a": 3, "b": 4}, 7), True, "sound, 7 memories in 2.00 MB"),
+        (Health(2_000_000, (), {"a": 3, "b": 4}, 7), True, "sound, 7 memories in 2 MB"),
         (Health(2, ("page 7 is lost", "and 8", "and 9", "and 10"), {}, 0), False, "page 7 is lost; and 8; and 9"),
         (StoreLocked("no"), None, "by another program"),
         (StoreError("Update Gieok"), False, "cannot be used"),

@@ -300,8 +300,8 @@ def test_status_tells_what_every_role_would_take(fake: FakeEngine, capsys: Outpu
     assert plan["ram"]["total"] == 450_000_000
     assert cli.main(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "budget\t16.0 GB, of which 0.4 GB is held" in lines
-    assert "  fake (chat, summary, extraction, classification, embedding)\t0.5 GB (estimated)\tfits" in lines
+    assert "budget\t16.0 GB, of which 400 MB is held" in lines
+    assert "  fake (chat, summary, extraction, classification, embedding)\t450 MB (estimated)\tfits" in lines
 
 
 def test_options_reach_the_engine(fake: FakeEngine) -> None:
@@ -596,6 +596,26 @@ def test_texts_are_classified(tmp_path: Path) -> None:
     )
     assert (first["label"], second["label"]) == ("preference", "knowledge")
     assert sum(first["scores"].values()) == pytest.approx(1)
+
+
+@pytest.mark.model
+def test_who_answers_instead_of_a_missing_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lacks.toml").write_text(
+        "[engine.sampling]\nmax_tokens = 4\n[profiles.starter]\nchat = 'missing'\n"
+        "fallback = 'smollm2-135m-instruct'\n[models.missing]\nkind = 'llm'\n"
+        "source = { repo = 'nobody/nothing', files = ['missing.gguf'] }\n",
+        encoding="utf-8",
+    )
+    lacks: dict[str, Any] = {"GIEOK_CONFIG": str(tmp_path / "lacks.toml"), "LC_ALL": "C"}
+    asked = run("ask", "hi", home=tmp_path, **lacks)
+    assert (asked.returncode, asked.stdout != b"") == (0, True)
+    lines = [line for line in asked.stderr.decode("utf-8").splitlines() if line.startswith("gieok: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("gieok: smollm2-135m-instruct answers as chat instead of missing: ")
+    asked = run("--quiet", "ask", "hi", home=tmp_path, **lacks)
+    assert (asked.returncode, asked.stderr) == (0, b"")
+    status = run("status", home=tmp_path, **lacks).stdout.decode("utf-8").splitlines()
+    assert "    NOT INSTALLED: gieok models pull missing; smollm2-135m-instruct answers instead" in status
 
 
 def test_what_needs_no_model_needs_no_home_either(tmp_path: Path) -> None:

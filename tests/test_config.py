@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import config
+from engine import config, quantities
 from engine.config import Config, load, packaged_file
 from engine.errors import ConfigError, ModelNotFound
 
@@ -148,15 +148,21 @@ def test_a_source_may_bring_its_own_revision(laid: Callable[[str], Config]) -> N
 @pytest.mark.parametrize(
     ("size", "found"),
     [
-        ("0", 0),
-        ("5", 5),
+        ("100_000_000", 100_000_000),
         ("'16GB'", 16_000_000_000),
         ("'16 GB'", 16_000_000_000),
         ("'16gb'", 16_000_000_000),
         ("'1.5GB'", 1_500_000_000),
         ("'2GiB'", 2 << 30),
         ("'300MB'", 300_000_000),
-        ("'4096'", 4096),
+        ("'0.1 TB'", 100_000_000_000),
+        ("'16.1GB'", 16_100_000_000),
+        ("'150000KB'", 150_000_000),
+        ("'200000KiB'", 204_800_000),
+        ("'512MiB'", 512 << 20),
+        ("'1TiB'", 1 << 40),
+        ("'150000000B'", 150_000_000),
+        ("'409600000'", 409_600_000),
     ],
 )
 def test_a_budget_is_bytes_or_a_text(laid: Callable[[str], Config], size: str, found: int) -> None:
@@ -243,6 +249,34 @@ def test_windows_line_ends_are_no_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert (caught.value.line, caught.value.nearest) == (3, "n_batch")
+
+
+@given(st.integers(0, 10**15), st.sampled_from(["KB", "MB", "GB", "kib", "MiB", "gIb"]), st.sampled_from(["", " "]))
+def test_a_size_is_the_number_times_its_unit(number: int, unit: str, gap: str) -> None:
+    number %= 10**6
+    step = 1024 if len(unit) == 3 else 1000
+    assert quantities.size(f"{number}{gap}{unit}") == number * step ** ("kmg".index(unit[0].lower()) + 1)
+
+
+@given(st.text() | st.floats() | st.booleans() | st.integers() | st.lists(st.integers()))
+def test_what_is_no_size_is_refused_and_never_read_in_part(given: object) -> None:
+    try:
+        found = quantities.size(given)
+    except ValueError:
+        return
+    assert found == given or (isinstance(given, str) and given[0].isdigit())
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (None, "?"), (0, "0 MB"), (4_200, "4 kB"), (999_499, "999 kB"), (999_500, "1 MB"), (72_000_000, "72 MB"),
+        (98_400_000, "98 MB"), (500_000_000, "500 MB"), (999_499_999, "999 MB"), (999_500_000, "1.0 GB"),
+        (4_683_073_632, "4.7 GB"), (24_700_000_000, "24.7 GB"),
+    ],
+)  # fmt: skip
+def test_a_size_is_said_in_the_unit_people_use(size: int | None, said: str) -> None:
+    assert quantities.bytes_text(size) == said
 
 
 # ---- the catalogue
@@ -442,6 +476,12 @@ def test_an_unknown_key_is_told_its_line_and_the_nearest(
         ("[engine]\nram_budget = -1\n", 2),
         ("[engine]\nram_budget = '-1GB'\n", 2),
         ("[engine]\nram_budget = ['1GB']\n", 2),
+        ("[engine]\nram_budget = '80%'\n", 2),
+        ("[engine]\nram_budget = '16-GB'\n", 2),
+        ("[engine]\nram_budget = '1,5GB'\n", 2),
+        ("[engine]\nram_budget = '12GB or so'\n", 2),
+        ("[engine]\nram_budget = nan\n", 2),
+        ("[engine]\nram_budget = 16\n", 2),
         ("[engine]\nkeep_alive = '10'\n", 2),
         ("[engine]\nkeep_alive = '10 minutes'\n", 2),
         ("[engine]\nkeep_alive = '-1m'\n", 2),
@@ -467,6 +507,8 @@ def test_an_unknown_key_is_told_its_line_and_the_nearest(
         ("[routing]\nweights = [0, 0, 0]\n", 2),
         ("[routing]\nweights = [1, nan, 1]\n", 2),
         ("[routing]\nweights = [\n 1,\n inf,\n 1,\n]\n", 2),
+        ("[routing]\nheavy = 'bge-m3'\n", 2),
+        ("[routing]\n\nheavy = 'BGE-M3'\n", 3),
         ("[routing]\nlight = 3\n", 2),
         ("[routing]\nthreshold = 0.5\nheavy = ['chat']\n", 3),
     ],
@@ -500,7 +542,45 @@ def test_what_is_wrong_with_a_size_or_a_time_is_told(refused: Callable[[str], Co
     assert "three numbers" in str(refused("[routing]\nweights = [1]\n"))
 
 
-@pytest.mark.parametrize("size", ["x", "", "12 bananas", True, None, 1.5, [1]])
+@pytest.mark.parametrize("table", ["[engine]\n", HERE])
+@pytest.mark.parametrize(
+    ("key", "values", "wanted"),
+    [
+        ("n_ctx", ("'Auto'", "100", "255", "8192.0", "true", str(2**32 + 512)), "a whole number from 256"),
+        ("n_gpu_layers", ("'all'", "-2", "1.5", "true"), "a whole number of layers (0 for none, -1 for all)"),
+    ],
+)
+def test_cells_and_layers_are_told_in_the_words_of_the_file(
+    refused: Callable[[str], ConfigError], table: str, key: str, values: tuple[str, ...], wanted: str
+) -> None:
+    where = "engine" if table.startswith("[engine]") else "models.mine"
+    for value in values:
+        error = refused(f"{table}{key} = {value}\n")
+        assert str(error) == f'{error.file}:{error.line}: {where}.{key}: must be "auto" or {wanted}'
+
+
+def test_only_the_light_model_may_be_an_embedding_model(
+    laid: Callable[[str], Config], refused: Callable[[str], ConfigError]
+) -> None:
+    assert laid("[routing]\nlight = 'bge-m3'\n").routing.light == "bge-m3"
+    error = refused("[routing]\nlight = 'bge-m3'\nheavy = 'bge-m3'\n")
+    assert str(error) == f"{error.file}:3: 'bge-m3' is of kind embedding and cannot be heavy."
+
+
+@pytest.mark.parametrize("size", [0, 16, 99_999_999, "16", "16B", "99MB", "0GB"])
+def test_a_budget_that_nothing_could_live_in_is_a_slip(refused: Callable[[str], ConfigError], size: int | str) -> None:
+    with pytest.raises(ConfigError, match=r'ram_budget must be at least 100MB, in bytes or as a text such as "12GB"'):
+        config.ram_bytes(size)
+    assert "engine.ram_budget: must be at least 100MB" in str(refused(f"[engine]\nram_budget = {size!r}\n"))
+
+
+NO_SIZES = (
+    "x", "", "12 bananas", True, None, 1.5, [1], math.nan, -1, "-1GB", "80%", "16-GB", "1,5GB", "12GB or so", "GB",
+    "1.GB", ".5GB", "1.5", "1e9", "12  GB", " 12GB", "12GB\n", "12Gb/s", "12GBB", "9" * 400 + "GB", "1GiBB", "12MG",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", NO_SIZES)
 def test_a_wrong_budget_of_an_engine_is_told_by_its_name(size: Any) -> None:
     with pytest.raises(ConfigError, match='ram_budget must be a number of bytes, or a text such as "12GB"'):
         config.ram_bytes(size)

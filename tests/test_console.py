@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from engine import Progress, console
+from engine import ConfigError, Progress, console
 from engine.console import Bars, Meter
 
 
@@ -71,15 +74,26 @@ def test_elsewhere_progress_is_a_line_every_ten_seconds(monkeypatch: pytest.Monk
     assert log.getvalue().splitlines() == ["embed: 10 texts · 10 s", "embed: 20 texts · 20 s"]
 
 
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [
-        (None, "?"), (0, "0 MB"), (4_200, "4 kB"), (1_000_000, "1 MB"), (72_000_000, "72 MB"), (95_000_000, "0.1 GB"),
-        (4_683_073_632, "4.7 GB"),
-    ],
-)  # fmt: skip
-def test_a_size_is_said_in_the_unit_people_use(size: int | None, said: str) -> None:
-    assert console.gigabytes(size) == said
+def test_warnings_are_told_while_an_engine_is_open_each_on_a_line(
+    screen: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("engine.anything")
+    before = logging.getLogger("engine").handlers[:]
+    for quiet in (False, True):
+        with to(screen), console.opened(Namespace(profile="starter", home=tmp_path, quiet=quiet)) as engine:
+            log.info("too small a thing")
+            if engine._progress:
+                engine._progress(Progress("load x", 0, 1, "model"))
+            log.warning("%s answers\ninstead of %s", "one", "other")
+    assert logging.getLogger("engine").handlers == before
+    assert screen.getvalue() == "\rload x: 0 / 1 model · 0 s\ngieok: one answers instead of other\n"
+
+
+def test_who_opens_in_vain_hears_nothing_afterwards(tmp_path: Path) -> None:
+    before = logging.getLogger("engine").handlers[:]
+    with pytest.raises(ConfigError), console.opened(Namespace(profile="startr", home=tmp_path, quiet=False)):
+        pass
+    assert logging.getLogger("engine").handlers == before
 
 
 # ---- bars

@@ -191,6 +191,28 @@ def test_own_memories_are_searched_where_a_search_leaves_them_as_they_are(starte
         assert doctor.own_search(patient, other.search) is None
 
 
+@pytest.mark.parametrize(("beside", "left"), [(15 * GB, GB), (16 * GB, 100_000_000), (17 * GB, 100_000_000)])
+def test_the_second_engine_of_speed_gets_what_the_first_leaves(
+    bare: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, beside: int, left: int
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def measure(given: Any) -> list[Any]:
+        with given.engine(home):
+            return []
+
+    class Second(Engine):
+        def __init__(self, *named: Any, **given: Any) -> None:
+            made.append(given)
+            super().__init__(*named, **given)
+
+    monkeypatch.setattr("engine.speed.measure", measure)
+    monkeypatch.setattr("engine.engine.Engine", Second)
+    monkeypatch.setattr("engine.budget.Budget.held", property(lambda _: beside))
+    assert bare.doctor(speed=True)["speed"] == []
+    assert [given["ram_budget"] for given in made] == [left]
+
+
 def test_speed_without_models_says_how_to_get_them(bare: Engine, tmp_path: Path) -> None:
     lines = bare.doctor(speed=True)["speed"]
     assert [line["measured"] for line in lines] == [None] * 4

@@ -578,7 +578,7 @@ def test_too_large_a_model_is_not_begun(remote: FakeHub, disk: Disk) -> None:
     right = {BIG: bytes(2 * ROOM)}
     remote.commit(REPO, right)
     error = refused(right=right)
-    assert error.file in (BIG, "tiny") and re.search(r"\b8[.]\d+ MB", str(error))
+    assert error.file in (BIG, "tiny") and re.search(r"\b8 MB", str(error))
     assert remote.sent(BIG) == 0
 
 
@@ -595,7 +595,7 @@ def test_a_disk_that_fills_up_meanwhile(remote: FakeHub, disk: Disk) -> None:
     remote.watch = fill
     error = refused(right=right)
     assert BIG in str(error) or error.file == "tiny"
-    assert re.search(r"\b[23][.]\d+ MB", str(error)), "it says how much room is needed"
+    assert re.search(r"\b[23] MB", str(error)), "it says how much room is needed"
     disk.free()
     pull(right=right)
     assert whole(right)

@@ -243,7 +243,7 @@ def test_the_analyser_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch
     monkeypatch.setattr("engine.korean.morphemes.Analyser", lambda: made.append(1))
     with Engine(profile="starter", home=tmp_path, ram_budget="100MB") as engine:
         for _ in range(2):
-            with pytest.raises(OutOfBudget, match=r"Korean analyser needs 0\.5 GB.*Raise ram_budget") as caught:
+            with pytest.raises(OutOfBudget, match=r"Korean analyser needs 500 MB.*Raise ram_budget") as caught:
                 engine.understand(SIMPLE)
             assert (caught.value.needed, caught.value.available) == (ANALYSER, 100_000_000)
         assert made == [] and engine.status().parts == ()

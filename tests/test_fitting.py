@@ -32,7 +32,7 @@ WHOLE, LEAST = 11 * GB + ANALYSER, 8 * GB + ANALYSER
 
 def test_every_model_and_the_largest_alone_are_counted_with_the_analyser() -> None:
     fit = fitting.fit("p", [BIG, SMALL, EMBEDDER], Room(16 * GB, 50 * GB))
-    assert (fit.ram, fit.ram_least) == (WHOLE, LEAST)
+    assert (fit.ram, fit.ram_least, fit.room) == (WHOLE, LEAST, 16 * GB)
     assert (fit.download, fit.disk, fit.disk_enough) == (5_500_000_000, 5_500_000_000, True)
     assert fit.models == ("big", "small", "e")
     assert json.loads(json.dumps(fit.to_dict()))["verdict"] == "runs"
@@ -98,7 +98,7 @@ def test_licences_and_consent_are_told(commercial: tuple[bool | None, bool | Non
 
 
 def fits(*verdicts: tuple[str, str | None, bool | None]) -> list[Fit]:
-    blank = Fit("", (), 1, 1, 1, 1, {}, True, (), None, None)
+    blank = Fit("", (), 1, 1, 1, 1, {}, True, (), None, None, 1)
     return [replace(blank, profile=n, verdict=v, disk_enough=d) for n, v, d in verdicts]  # type: ignore[arg-type]
 
 

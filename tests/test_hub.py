@@ -453,7 +453,8 @@ def test_a_conversion_that_does_not_fit_is_refused_before_it_begins_and_can_be_d
     def never(*given: object, **named: object) -> Any:
         raise AssertionError("it began")
 
-    with monkeypatch.context() as patch, Engine(own, profile="starter", home=tmp_path, ram_budget="1MB") as engine:
+    with monkeypatch.context() as patch, Engine(own, profile="starter", home=tmp_path) as engine:
+        engine._pool.budget.limit = 1_000_000
         patch.setattr(pickles, "convert", never)
         with pytest.raises(OutOfBudget, match="converting tiny needs"):
             engine.pull("tiny")

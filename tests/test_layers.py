@@ -154,6 +154,7 @@ def test_the_command_and_the_demo_use_the_facade_only() -> None:
             "instructions",
             "inputs",
             "metrics",
+            "quantities",
             "config",
             "console",
             "reports",

@@ -62,8 +62,8 @@ def test_a_models_toml_points_at_the_files(tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"12345")
     played = replace(CAST, files={"qwen2.5-7b-instruct": str(file), "another": str(file)})
-    laid = config.load(cast.lay(played, 16_000, tmp_path))
-    assert laid.engine.ram_budget == 16_000
+    laid = config.load(cast.lay(played, 16_000_000_000, tmp_path))
+    assert laid.engine.ram_budget == 16_000_000_000
     assert laid.engine.sampling.max_tokens == cast.SHORT
     for name in ("qwen2.5-7b-instruct", "another"):
         assert laid.model(name).source.path == str(file)

@@ -167,10 +167,16 @@ def test_what_other_threads_took_or_freed_is_not_believed() -> None:
 
 
 def test_less_than_all_else_is_taken_from_the_parts() -> None:
-    estimate = Footprint(1000, 200, 100, 50, later=20)
-    found, believed = corrected(estimate, Resident(1040, 0))
+    estimate = Footprint(1000, 30, 20, 10, later=20)
+    found, believed = corrected(estimate, Resident(960, 0))
     assert believed
-    assert found == Footprint(1000, 60, 0, 0, mapped=0, later=0)
+    assert found == Footprint(980, 0, 0, 0, mapped=0, later=0)
+
+
+def test_a_little_less_is_believed_and_more_only_in_doubt() -> None:
+    """Who plans with too little takes more than there is."""
+    estimate = Footprint(1000, 0, 0, 0)
+    assert [corrected(estimate, Resident(size, 0))[1] for size in (890, 910, 1240, 1260)] == [False, True, True, False]
 
 
 def test_an_estimate_that_was_too_large_on_purpose_is_corrected() -> None:

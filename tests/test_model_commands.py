@@ -139,8 +139,8 @@ def test_a_plan_has_files_sizes_licences_disk_and_memory(models: Path, capsys: O
     assert lines[1:4] == ["    also called: small, 작은", *(f"    {name}" for name in TINY)]
     assert lines[4] == "    download 0 kB · disk 0 kB · memory ?"
     assert "qwen2.5-0.5b-instruct · Qwen/Qwen2.5-0.5B-Instruct-GGUF · Apache-2.0" in lines
-    assert "    qwen2.5-0.5b-instruct-q4_k_m.gguf  0.5 GB" in lines
-    assert lines[-1].startswith("in all: download 0.5 GB · disk 0.5 GB (")
+    assert "    qwen2.5-0.5b-instruct-q4_k_m.gguf  491 MB" in lines
+    assert lines[-1].startswith("in all: download 491 MB · disk 491 MB (")
     assert f"free in {models})" in lines[-1] and lines[-1].endswith("memory ? with all loaded")
     assert not models.exists()
 
@@ -186,7 +186,7 @@ def test_models_are_named_by_profile_role_or_name(
 def test_what_the_disk_has_no_room_for_is_said(models: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library.Library, "disk", lambda _: {"folder": "m", "free": 4_000_000_000})
     assert run("plan", "qwen2.5:7b") == 0
-    assert capsys.readouterr().out.endswith("the disk has too little room for that: 0.7 GB more is needed\n")
+    assert capsys.readouterr().out.endswith("the disk has too little room for that: 683 MB more is needed\n")
     assert run("plan", "qwen2.5:3b") == 0
     assert "too little room" not in capsys.readouterr().out
 

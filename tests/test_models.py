@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.config import Config, ModelSpec
 from engine.errors import Cancelled, ConfigError, EngineClosed, InvalidInput, ModelCorrupt, ModelNotFound
 from engine.footprint import Footprint
 from engine.machine import Resident
+from engine.measured import Measured
 from engine.metrics import Progress
 from engine.models import Kind, Loaded, Models, find_spec, key_of, resolve_roles
 from engine.plans import How
@@ -44,7 +45,7 @@ class FakeRunner(Runner):
 
 
 Fake = FakeRunner | FakeEmbedder
-HOW = How(Footprint(100, 20, 3, 7, mapped=100), measured=False, cells=2048)
+HOW = How(Footprint(100, 20, 3, 7, mapped=100), cells=2048)
 
 
 @dataclass
@@ -77,10 +78,10 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture(autouse=True)
-def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, How]]:
+def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Measured]]:
     """What would be kept for the plans to come."""
-    found: list[tuple[str, How]] = []
-    monkeypatch.setattr("engine.plans.remember", lambda spec, table, how: found.append((spec.name, how)))
+    found: list[tuple[str, Measured]] = []
+    monkeypatch.setattr("engine.measured.remember", lambda path, settings, what: found.append((path.name, what)))
     return found
 
 
@@ -370,18 +371,46 @@ def test_a_load_that_fails_leaves_nothing_behind(
 
 
 def test_a_load_is_measured_and_what_can_be_believed_is_remembered(
-    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, How]]
+    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, Measured]]
 ) -> None:
     system.grows = Resident(32, 100)  # 2 more than was estimated
     load(models, "chat")
     (loaded,) = models.loaded
     assert loaded.how.measured and loaded.how.cells == HOW.cells
     assert loaded.how.ram.total == 132 and HOW.ram.total == 130
-    assert remembered == [("smollm2-135m-instruct", loaded.how)]
+    assert remembered == [("SmolLM2-135M-Instruct.Q4_1.gguf", Measured(132, 100))]
+
+
+def test_a_load_beside_which_another_model_came_or_went_is_not_measured(
+    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, Measured]]
+) -> None:
+    load(models, "embedding")
+    remembered.clear()
+    system.grows = Resident(32, 100)
+
+    def leaves() -> None:
+        if names(models) and len(made) > 1:  # while the other loads
+            models.free(key_of(models.spec("embedding")))
+
+    loaded = models.make(models.spec("chat"), HOW, leaves)
+    assert remembered == [] and loaded.how == HOW
+
+
+def test_what_was_measured_wrongly_once_does_not_shift_what_is_believed(
+    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, Measured]]
+) -> None:
+    """Growth is judged by the file's own estimate: by the last finding, each could be a little less than the one before."""
+    less = replace(HOW, known=Measured(100, 100))
+    system.grows = Resident(5, 100)  # 19% less than the file says
+    loaded = models.make(models.spec("chat"), less, lambda: None)
+    assert remembered == [] and loaded.how.ram.total == 130
+    system.grows = Resident(30, 100)
+    assert models.make(models.spec("chat"), less, lambda: None).how.ram.total == 130
+    assert [what.total for _, what in remembered] == [130]
 
 
 def test_what_somebody_else_took_meanwhile_is_not_remembered(
-    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, How]]
+    models: Models, made: list[Fake], system: Machine, remembered: list[tuple[str, Measured]]
 ) -> None:
     system.grows = Resident(5_000, 100)
     load(models, "chat")

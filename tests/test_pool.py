@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from engine import Engine, config
+from engine.budget import Hold
 from engine.errors import (
     Cancelled,
     ConfigError,
@@ -29,9 +30,12 @@ from engine.errors import (
 )
 from engine.footprint import Footprint
 from engine.loader import Heed
+from engine.metrics import Progress
 from engine.models import Key, Loaded, Models, key_of, resolve_roles
+from engine.offload import GpuRefused
 from engine.plans import How
 from engine.pool import Growing, Pool
+from engine.residency import Lease
 from engine.runner import Runner
 from engine.status import LoadedModel, Part
 from engine.worker import Scope
@@ -127,7 +131,7 @@ class Stage:
     def ways(self, spec: config.ModelSpec) -> list[How]:
         if spec.name in self.corrupt:
             raise ModelCorrupt("its header cannot be read", path="x")
-        return [How(Footprint(self.sizes[spec.name], 0, 0, 0), False, 256)]
+        return [How(Footprint(self.sizes[spec.name], 0, 0, 0), cells=256)]
 
     def make(self, spec: config.ModelSpec, how: How, heed: Heed) -> Loaded:
         self.began.release()
@@ -164,7 +168,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor) -> Iterator[Stage]:
     stage = Stage(tmp_path)
-    monkeypatch.setattr("engine.plans.ways", lambda spec, _table: stage.ways(spec))
+    monkeypatch.setattr("engine.plans.ways", lambda spec, _table, **_: stage.ways(spec))
     monkeypatch.setattr(Models, "make", lambda _models, spec, how, heed: stage.make(spec, how, heed))
     yield stage
     for pool in stage.pools:
@@ -495,6 +499,42 @@ def test_a_refusal_keeps_nothing_of_who_was_refused(stage: Stage, clock: Clock) 
     assert not [one for one in gc.get_objects() if isinstance(one, Words)]
 
 
+# ---- a GPU that refuses
+
+
+def test_what_a_gpu_refuses_is_loaded_on_the_cpu_with_room_of_its_own(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
+) -> None:
+    """In the room made for the GPU, what the CPU takes would come on top of all that is held."""
+    pool = stage.pool()
+    tried: list[tuple[int, int | None, int]] = []
+    there = [How(Footprint(4, 0, 0, 0), n_gpu_layers=9), How(Footprint(3, 0, 0, 0), n_gpu_layers=9)]
+    there.append(How(Footprint(10, 0, 0, 0)))
+    usual, make = stage.ways, stage.make
+
+    def ways(spec: config.ModelSpec) -> list[How]:
+        return there if spec.name == "large" else usual(spec)
+
+    def refusing(spec: config.ModelSpec, how: How, heed: Heed) -> Loaded:
+        if spec.name == "large":
+            tried.append((how.n_gpu_layers, how.ram.total, pool.budget.held))
+        if how.n_gpu_layers:
+            raise GpuRefused("cudaMalloc failed")
+        return make(spec, how, heed)
+
+    monkeypatch.setattr(stage, "ways", ways)
+    monkeypatch.setattr(stage, "make", refusing)
+    go, using = held_open(pool, "classification", threads)  # 12 of 16
+    answer = threads.submit(called, pool, "chat")
+    until(lambda: tried and not pool.residency.loads(key_of(pool.models.spec("chat"))))
+    assert tried == [(9, 4, 16)] and not answer.done() and pool.residency.waiting == 1
+    go.set()
+    using.result(HANG)
+    assert answer.result(HANG) == "large"
+    assert tried == [(9, 4, 16), (0, 10, 10)] and not pool.replaced
+    assert [model.n_gpu_layers for model in loaded(pool)] == [0]
+
+
 # ---- waiting for oneself
 
 
@@ -607,8 +647,16 @@ def test_a_ctrl_c_that_comes_with_the_bytes_gives_them_back(stage: Stage, monkey
     assert pool.budget.held == 0
 
 
+@pytest.fixture
+def can_be_interrupted() -> Iterator[None]:
+    """A background shell starts its children with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix_only
-def test_ctrl_c_while_a_model_loads(stage: Stage) -> None:
+def test_ctrl_c_while_a_model_loads(stage: Stage, can_be_interrupted: None) -> None:
     pool, gate = stage.pool(), stage.gate("large")
 
     def press() -> None:
@@ -625,6 +673,66 @@ def test_ctrl_c_while_a_model_loads(stage: Stage) -> None:
     assert pool.residency.waiting == 0
     gate.set()
     assert called(pool, "chat") == "large"
+
+
+def test_a_load_that_was_given_up_and_ends_late_leaves_the_next_one_alone(stage: Stage) -> None:
+    pool = stage.pool()
+    called(pool, "chat")
+    spec = pool.models.spec("chat")
+    late: Any = FakeRunner(spec)
+    made = Loaded(spec, late, stage.ways(spec)[0], 0.5)
+    with pytest.raises(EngineClosed, match="given up"):
+        pool.worker.call(lambda: pool._adopt(Hold("large", 1, 0), made))
+    assert called(pool, "chat") == "large"
+    assert stage.made == ["large"] and [one.model for one in pool.models.loaded] != [late]
+
+
+def test_a_ctrl_c_while_a_lease_ends_does_not_keep_the_model(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = stage.pool()
+    release, presses = pool.residency.release, [KeyboardInterrupt()]
+
+    def pressed(lease: Lease) -> None:
+        if presses:
+            raise presses.pop()
+        release(lease)
+
+    monkeypatch.setattr(pool.residency, "release", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        called(pool, "chat")
+    assert pool.plan("classification").verdict == "evicts"  # nobody has it any more
+
+
+def test_a_callback_that_hears_of_the_wait_cannot_wait_itself(stage: Stage, threads: ThreadPoolExecutor) -> None:
+    pool, heard = stage.pool(), []
+
+    def progress(event: Progress) -> None:
+        if event.task.startswith("wait for room"):
+            with pytest.raises(EngineError, match="cannot wait for itself"):
+                called(pool, "chat")
+            heard.append(event.task)
+
+    pool.models.progress = progress
+    with pool.leased("chat"):
+        waiting = threads.submit(called, pool, "classification")
+        until(lambda: heard)
+    assert waiting.result(HANG) == "other" and heard[0] == "wait for room for other"
+
+
+def test_libraries_are_counted_once_and_stay(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ways(_spec: object, _table: object, *, libraries: bool = True) -> list[How]:
+        return [How(Footprint(2, 0, 0, 5 if libraries else 1), libraries=4 if libraries else 0)]
+
+    monkeypatch.setattr("engine.plans.ways", ways)
+    pool = stage.pool()
+    stale = pool._want(pool.models.spec("embedding"))
+    for _ in range(2):
+        assert pool.call("embedding", type) is FakeEmbedder
+        assert set(pool.budget.parts()) == {Part("vectors", 3, 0), Part("torch and its libraries", 4, 0)}
+        assert pool._want(pool.models.spec("embedding")).options[0].bytes == 3
+        pool.unload("embedding")
+        assert pool.budget.parts() == (Part("torch and its libraries", 4, 0),)
+    pool._release(pool._granted(stale))  # who planned with them before they came
+    assert pool.budget.held == 7
 
 
 # ---- bytes for what is no model
@@ -687,10 +795,10 @@ def test_the_verdicts_of_a_plan(stage: Stage, threads: ThreadPoolExecutor) -> No
 
 def test_a_plan_takes_the_first_way_that_could_fit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = stage.pool()
-    ways = [How(Footprint(size, 0, 0, 0), False, size) for size in (40, 16, 3)]
-    monkeypatch.setattr("engine.plans.ways", lambda *_: ways)
+    ways = [How(Footprint(size, 0, 0, 0), cells=size) for size in (40, 16, 3)]
+    monkeypatch.setattr("engine.plans.ways", lambda *_, **__: ways)
     assert (pool.plan("chat").n_ctx, pool.plan("chat").verdict) == (16, "fits")
-    monkeypatch.setattr("engine.plans.ways", lambda *_: ways[:1])
+    monkeypatch.setattr("engine.plans.ways", lambda *_, **__: ways[:1])
     assert (pool.plan("chat").n_ctx, pool.plan("chat").verdict) == (40, "too large")
 
 

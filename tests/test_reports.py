@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -92,6 +93,10 @@ def test_status_tells_all_that_is_held() -> None:
         (plan("too large", fallback="small"), "budget; small answers instead", "other 90 MB"),
         (plan("fits", n_gpu_layers=28, vram=5 * GB), "\tfits", "28 layers on the GPU, 5.0 GB there"),
         (plan("fits", installed=False), "\tfits", "NOT INSTALLED: gieok models pull big"),
+        (plan("fits", installed=False, fallback="small"), "\tfits", "gieok models pull big; small answers instead"),
+        (plan("waits", fallback="small"), "\twaits for running requests", "other 90 MB"),
+        (plan("too large", installed=False, fallback="small"), "; small answers instead", "gieok models pull big"),
+        (plan("unknown", ram=Footprint(None, None, None, 0)), "? (estimated)\tnot known whether it fits", "compute ?"),
         (plan("fits", ram=Footprint(None, None, None, 5)), "? (estimated)\tfits", "other 0 kB"),
     ],
 )
@@ -107,9 +112,24 @@ def test_a_plan_tells_its_parts_and_what_would_happen(one: dict[str, Any], head:
 # ---- doctor
 
 FITS = [
-    Fit("default", ("a", "b"), 11 * GB, 8 * GB, 9 * GB, 9 * GB, {"a": "MIT", "b": None}, None, ("a",), "runs", False),
-    Fit("commercial", ("a",), 11 * GB, 8 * GB, 0, 0, {"a": "MIT"}, True, (), "runs, one model at a time", True),
-    Fit("mine", ("c",), None, None, None, None, {"c": "Qwen Research"}, False, (), None, None),
+    Fit(
+        "default",
+        ("a", "b"),
+        11 * GB,
+        8 * GB,
+        9 * GB,
+        9 * GB,
+        {"a": "MIT", "b": None},
+        None,
+        ("a",),
+        "runs",
+        False,
+        12 * GB,
+    ),
+    Fit(
+        "commercial", ("a",), 11 * GB, 8 * GB, 0, 0, {"a": "MIT"}, True, (), "runs, one model at a time", True, 12 * GB
+    ),
+    Fit("mine", ("c",), None, None, None, None, {"c": "Qwen Research"}, False, (), None, None, 12 * GB),
 ]
 TUNING = {"n_threads": 1, "n_threads_batch": 2, "repack": False, "n_ubatch": 256, "tokens_per_second": {
     "prefill": 72.5, "prefill_busy": 41.0, "decode": 12.8, "decode_busy": None,
@@ -157,15 +177,15 @@ def test_doctor_tells_what_is_wrong_and_what_to_do_without_colour() -> None:
         "  away (fallback)\tNOT INSTALLED: gieok models pull away",
         "profiles on this machine:",
         "  default: runs with every model loaded",
-        "    memory 11.0 GB with all loaded, 8.0 GB at least · download 9.0 GB · disk 9.0 GB",
+        "    memory 11.0 GB with all loaded and the Korean analyser, 8.0 GB at least · download 9.0 GB · disk 9.0 GB",
         "    a MIT, b ? · commercial use: not known",
         "    asks for consent on its page: a",
         "    THE DISK HAS TOO LITTLE ROOM",
         "  commercial: runs, one chat model at a time",
-        "    memory 11.0 GB with all loaded, 8.0 GB at least · download 0 MB · disk 0 MB",
+        "    memory 11.0 GB with all loaded and the Korean analyser, 8.0 GB at least · download 0 MB · disk 0 MB",
         "    a MIT · commercial use allowed",
         "  mine: not known: the catalogue lacks numbers",
-        "    memory ? with all loaded, ? at least · download ? · disk ?",
+        "    memory ? with all loaded and the Korean analyser, ? at least · download ? · disk ?",
         "    c Qwen Research · NOT for commercial use",
         "  recommended: commercial (gieok models pull commercial)",
         "speed:",
@@ -178,8 +198,12 @@ def test_doctor_tells_what_is_wrong_and_what_to_do_without_colour() -> None:
 
 
 def test_doctor_says_so_where_nothing_runs() -> None:
-    lines = list(reports.doctor_lines({**FOUND, "recommended": None}, "en"))
-    assert "  no profile runs on this machine as it is" in lines
+    small = replace(FITS[0], verdict="too large", room=250_000_000).to_dict()
+    found = {**FOUND, "profiles": [small], "recommended": None}
+    lines = list(reports.doctor_lines(found, "en"))
+    assert "  default: TOO LARGE for the memory it may use (250 MB)" in lines
+    assert "  no profile fits the memory and the disk that may be used" in lines
+    assert "  default: 쓸 수 있는 메모리(250 MB)보다 큼" in reports.doctor_lines(found, "ko")
 
 
 def test_korean_says_the_same_in_korean() -> None:
@@ -202,7 +226,9 @@ def test_both_languages_name_the_same_values(what: str) -> None:
 
 
 def test_every_name_and_verdict_there_is_can_be_said() -> None:
-    for verdict in get_args(Verdict):
+    verdicts = [verdict for part in get_args(Verdict) for verdict in get_args(part) or (part,)]
+    assert {"fits", "loaded", "unknown"} < set(verdicts)
+    for verdict in verdicts:
         assert f"verdict {verdict}" in reports._SAID
     for name in (*CHECKS, *get_args(FitVerdict)):
         assert name in reports._SAID

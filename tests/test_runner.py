@@ -42,6 +42,7 @@ from engine.errors import (
 from engine.generation import Finished, Generation
 from engine.inputs import Turn
 from engine.llama import Context, ContextParams, Device, Model
+from engine.offload import GpuRefused
 from engine.runner import Runner
 from engine.sampling import SamplingParams, resolve
 from engine.scheduler import Chunk, Job, Scheduler
@@ -861,19 +862,27 @@ def test_a_model_on_a_gpu_says_what_it_took_there() -> None:
 
 
 @pytest.mark.parametrize("what", ["weights", "file", "context"])
-def test_what_fails_on_a_gpu_runs_on_the_cpu_and_says_so(
-    gpu: list[str], what: str, caplog: pytest.LogCaptureFixture
+def test_what_fails_on_a_gpu_is_not_loaded_elsewhere_and_says_so(
+    gpu: list[str], what: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu.append(what)
     heard: list[float] = []
-    with caplog.at_level(logging.WARNING, "engine.runner"):
-        each = load(n_gpu_layers=20, tell=heard.append)
-    assert (each.n_gpu_layers, each.vram) == (0, 0)
+    opened: list[int] = []
+    real = runner._open
+
+    def once(wanted: Any, n_gpu_layers: int, tell: Tell) -> Runner:
+        opened.append(n_gpu_layers)
+        return real(wanted, n_gpu_layers, tell)
+
+    monkeypatch.setattr(runner, "_open", once)
+    with caplog.at_level(logging.WARNING, "engine.runner"), pytest.raises(GpuRefused) as told:
+        load(n_gpu_layers=20, tell=heard.append)
+    assert isinstance(told.value.__cause__, ModelCorrupt if what == "file" else MemoryError)
+    assert str(told.value) == str(told.value.__cause__) != ""
     assert [record.name for record in caplog.records] == ["engine.runner"]
     assert "runs on the CPU, since it could not be loaded onto the GPU" in caplog.text
     assert heard == sorted(heard)
-    assert len(each.model.contexts) == 1
-    each.close(EngineClosed("the test is over"))
+    assert opened == [20], "the CPU was tried in the room that was made for the GPU"
 
 
 def test_without_a_device_layers_are_not_even_tried_there(gpu: list[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -897,12 +906,12 @@ def test_who_gives_up_gets_no_second_load() -> None:
     assert len(told) == 3
 
 
-def test_no_memory_on_the_cpu_either(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu.append("weights")
-
+@pytest.mark.usefixtures("gpu")
+def test_no_memory_on_the_cpu_is_not_the_gpus_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise MemoryError("there was no memory for a context")
 
     monkeypatch.setattr("engine.llama.Context", none)
-    with pytest.raises(MemoryError, match="a context"):
-        load(n_gpu_layers=20)
+    with pytest.raises(MemoryError, match="a context") as told:
+        load(n_gpu_layers=0)
+    assert not isinstance(told.value, GpuRefused)

@@ -25,11 +25,23 @@ NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _hearing = threading.local()
+_starting, _ready = threading.Lock(), list[bool]()
+
+
+def lib() -> Any:
+    """Import llama_cpp once and send its log to ours; it would go to stderr otherwise."""
+    return _started() if _ready else _first()
+
+
+def _first() -> Any:
+    with _starting:  # of two callbacks that two threads made, llama.cpp might be left with the one that is dropped
+        started = _started()
+        _ready.append(True)
+        return started
 
 
 @cache
-def lib() -> Any:
-    """Import llama_cpp once and send its log to ours; it would go to stderr otherwise."""
+def _started() -> Any:
     import llama_cpp
 
     llama_cpp.llama_log_set(_log_callback(llama_cpp), ctypes.c_void_p(0))

@@ -370,7 +370,7 @@ class Residency:
         loading.give_up()
 
     def _try_again(self, loading: _Loading, *, elsewhere: bool) -> bool:
-        """Decide what is next: the same without all that is idle, then a smaller one; `elsewhere`: one without a GPU."""
+        """Decide what is next: the same without all that is idle, then a smaller one; `elsewhere`: without a GPU."""
         key, options = loading.want.key, loading.want.options
         tried = options.index(loading.option)
         following = tried + self._refused.get(key, (0, False))[1]

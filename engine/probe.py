@@ -108,6 +108,8 @@ def check(path: Path, tell: Tell) -> None:
     Only their headers are read where no child can be run. `tell` is called while that is found out; what it raises
     ends it, and is raised here. Raises `ModelCorrupt`, and `EngineError` where the trial could not be finished.
     """
+    if _known_good(path, tell):
+        return
     files = parts(path)
     python = interpreter()
     if python is None:
@@ -124,6 +126,14 @@ def check(path: Path, tell: Tell) -> None:
         return
     if verdict != _OK:
         raise _corrupt(path, verdict, NEXT_STEP)
+
+
+def _known_good(path: Path, tell: Tell) -> bool:
+    """Return whether this file alone is a model that was tried, so that its header need not be read again."""
+    with contextlib.suppress(ModelCorrupt, _Unable):
+        known = _known_as([path], tell)
+        return known is not None and _NOTES.get(known) == _OK
+    return False
 
 
 def parts(path: Path) -> list[Path]:

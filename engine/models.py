@@ -93,15 +93,14 @@ class Loaded:
             runner.close(error or EngineClosed(f"{self.spec.name} was unloaded"))
         else:
             cast("Embedder", self.model).close()
-        _give_back(self.spec)
+        _give_back()
 
 
-def _give_back(spec: ModelSpec) -> None:
-    """Give the system what a model had; torch's modules refer to each other, so that they have to be collected."""
+def _give_back() -> None:
+    """Give the system what a model had; torch's modules, and a runner with its tables, refer to each other."""
     from engine import machine
 
-    if spec.kind == "embedding":
-        gc.collect()
+    gc.collect()
     machine.trim()
 
 
@@ -267,7 +266,7 @@ class Models:
         try:
             return self._load_embedder(spec, how) if spec.kind == "embedding" else self._load_runner(spec, how, told)
         except BaseException:
-            _give_back(spec)
+            _give_back()
             raise
 
     def _load_runner(self, spec: ModelSpec, how: How, told: _Told) -> Runner:

@@ -671,6 +671,18 @@ def test_unloading_during_a_real_load(slow: Engine, held: Held, callers: ThreadP
 
 
 @pytest.mark.model
+def test_an_unloaded_model_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Its tables of tokens would stay until Python collects by itself, which takes many loads."""
+    with Engine(profile="starter", home=tmp_path) as engine:
+        engine.chat("Hi.", **SHORT)
+        (loaded,) = engine._models.loaded
+        gone = weakref.ref(loaded.model)
+        del loaded
+        engine.unload("chat")
+        assert gone() is None
+
+
+@pytest.mark.model
 def test_a_load_that_fails_after_the_weights_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.llama import Context
 

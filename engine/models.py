@@ -93,10 +93,9 @@ class Loaded:
             runner.close(error or EngineClosed(f"{self.spec.name} was unloaded"))
         else:
             cast("Embedder", self.model).close()
-        _give_back()
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Give the system what a model had; torch's modules, and a runner with its tables, refer to each other."""
     from engine import machine
 
@@ -249,7 +248,9 @@ class Models:
         self._moves += 1
         self._publish()
         loaded.close()
-        _log.info("unloaded %s", loaded.spec.name)
+        del loaded  # what is referred to is not collected
+        give_back()
+        _log.info("unloaded %s", key[0])
 
     def steppable(self) -> Iterable[Runner]:
         """Return the loaded chat models."""
@@ -257,16 +258,18 @@ class Models:
 
     def close(self, error: BaseException) -> None:
         """Free everything."""
-        for loaded in self._loaded.values():
-            loaded.close(error)
-        self._loaded.clear()
+        had = bool(self._loaded)
+        while self._loaded:
+            self._loaded.popitem()[1].close(error)
         self._publish()
+        if had:
+            give_back()
 
     def _load(self, spec: ModelSpec, how: How, told: _Told) -> Runner | Embedder:
         try:
             return self._load_embedder(spec, how) if spec.kind == "embedding" else self._load_runner(spec, how, told)
         except BaseException:
-            _give_back()
+            give_back()
             raise
 
     def _load_runner(self, spec: ModelSpec, how: How, told: _Told) -> Runner:

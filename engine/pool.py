@@ -30,7 +30,7 @@ from engine.errors import (
 )
 from engine.loader import Heed, Load
 from engine.metrics import Progress, report
-from engine.models import Key, Kind, Loaded, key_of
+from engine.models import Key, Kind, Loaded, give_back, key_of
 from engine.residency import Lease, Option, Residency, Want
 from engine.status import LoadedModel, LoadPlan, Replaced, Status
 from engine.worker import LOOK_UP, Worker
@@ -319,7 +319,7 @@ class Pool:
             name=spec.name,
             make=make,
             adopt=partial(self._adopt, hold),
-            free=Loaded.close,
+            free=_free,
             gone=partial(self.residency.give_back, hold),
         )
         waiter = self.worker.loader.ask(load)
@@ -374,6 +374,11 @@ class Pool:
             kv_cells=runner.kv_cells if runner else 0,
             tokens_per_second=runner.tokens_per_second if runner else None,
         )
+
+
+def _free(made: Loaded) -> None:
+    made.close()
+    give_back()
 
 
 class Growing:

@@ -381,9 +381,9 @@ class Residency:
         return following < len(options)
 
     def _evict(self, key: Hashable) -> None:
-        gone = self._resident.pop(key)
+        hold = self._resident.pop(key).hold
         self._host.evict(key)
-        self.budget.release(gone.hold)
+        self.budget.release(hold)
 
     def _idle(self) -> list[Hashable]:
         """The models that nobody uses, least recently used first."""

@@ -103,14 +103,12 @@ class Library:
 
     def optional(self, name: str | None = None) -> str | None:
         """Return the fallback of a profile, of the engine's own without a name, where it has one and it is not here."""
-        named = self._config.profiles.get(name or "", {}).get("fallback") if name else "fallback"
-        if named is None:
-            return None
+        named = self._config.profiles.get(name, {}).get("fallback") if name else "fallback"
         try:
-            spec = self._wanted(named)[0]
-        except ConfigError:  # a profile without one
-            return None
-        return None if layout.installed(spec) else spec.name
+            (spec,) = self._wanted(named) if named else [None]
+        except ConfigError:  # the engine's own profile has none
+            spec = None
+        return None if spec is None or layout.installed(spec) else spec.name
 
     def pull(
         self, name: str | None = None, *, source: Path | None = None, progress: ProgressCallback | None = None

@@ -137,3 +137,13 @@ def test_a_closed_engine_has_no_library(tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(Exception, match="closed"):
         engine.library.plan()
+
+
+def test_the_fallback_of_a_profile_is_optional(library: Library, models: Path) -> None:
+    assert library.optional("default") == "llama-3.2-3b-instruct"
+    assert "llama-3.2-3b-instruct" not in [plan.model for plan in library.plan("default")]
+    assert [library.optional(name) for name in (None, "starter", "qwen2.5:7b")] == [None] * 3  # who have none
+    (file,) = config.load().model("llama-3.2-3b-instruct").source.files
+    (models / "llama-3.2-3b-instruct").mkdir(parents=True)
+    (models / "llama-3.2-3b-instruct" / file).write_bytes(WEIGHTS)
+    assert library.optional("default") is None  # it is here

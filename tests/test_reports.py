@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -232,3 +235,15 @@ def test_every_name_and_verdict_there_is_can_be_said() -> None:
         assert f"verdict {verdict}" in reports._SAID
     for name in (*CHECKS, *get_args(FitVerdict)):
         assert name in reports._SAID
+
+
+def test_status_tells_why_a_model_has_no_plan_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text('[profiles.starter]\nsummary = "gone"\n[models.gone]\nkind = "llm"\nsource.path = "/no/where.gguf"\n')
+    arguments = SimpleNamespace(profile="starter", home=str(tmp_path), quiet=True, json=True, language="en")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIEOK_CONFIG", str(own))
+        reports.status(arguments)  # type: ignore[arg-type]
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["problems"]) == ["summary"] and "/no/where.gguf" in told["problems"]["summary"]
+    assert {role for plan in told["plans"] for role in plan["roles"]} >= {"chat", "embedding"}

@@ -36,7 +36,7 @@ class Question:
     grammar: Grammar | None = None
     schema: Any = None
     priority: int = 0
-    guarded: bool = True  # whether it is decided by the conversation if Han and kana may be written
+    han: bool | None = None  # whether Han and kana may be written, by the conversation: what is asked goes before it
 
 
 class Running:
@@ -65,11 +65,11 @@ class Answers:
         from engine.tasks import schema_of
 
         if schema is None:
-            question = Question(turns, model, sampling)
+            question = Question(turns, model, sampling, han=not wanted(turns))
         else:
             # a penalty on repeated brackets would bend the document
-            grammar = Grammar.json(schema_of(schema))
-            question = Question(turns, model, {"repeat_penalty": 1.0, **sampling}, grammar, schema)
+            plain, asked = schema_of(schema), {"repeat_penalty": 1.0, **sampling}
+            question = Question(turns, model, asked, Grammar.json(plain), schema, han=not wanted(turns, plain))
         self._params(question, self._pool.models.spec(model))
         return question
 
@@ -92,19 +92,15 @@ class Answers:
     ) -> Reply:
         """Return the whole answer to a task, which gives way to chat."""
         # a grammar of quotes adds nothing that was not said
-        question = Question(turns, role, sampling, grammar, priority=_BACKGROUND, guarded=grammar is None)
+        han = None if grammar else not wanted(turns)
+        question = Question(turns, role, sampling, grammar, priority=_BACKGROUND, han=han)
         self._params(question, self._pool.models.spec(role))
         return self.stream(question).open().reply
 
     def _params(self, question: Question, spec: ModelSpec) -> SamplingParams:
         """Lay what is asked over the model's own sampling and the defaults. Raises `InvalidInput`, `TypeError`."""
-        from engine.tasks import schema_of
-
         params = resolve({**self._defaults.model_dump(), **spec.sampling}, question.asked)
-        if not question.guarded or params.han is not None:
-            return params
-        schema = None if question.schema is None else schema_of(question.schema)
-        return replace(params, han=not wanted(question.turns, schema))
+        return params if params.han is not None else replace(params, han=question.han)
 
     def _start(self, question: Question) -> Running:
         return self._pool.start(question.model, partial(self._generate, question, time.perf_counter()))

@@ -46,3 +46,9 @@ def test_spans_cover_every_visible_character_once_in_order(text: str) -> None:
         covered[begin:stop] = [True] * (stop - begin)
         end = stop
     assert all(seen or char.isspace() for seen, char in zip(covered, text, strict=True))
+
+
+@pytest.mark.parametrize("run", ["." * 100_000, "?!" * 50_000, "." * 50_000 + '"' * 50_000])
+def test_a_run_of_enders_is_read_once(run: str) -> None:
+    """Read anew from each of its marks, it would take hours."""
+    assert sentences(run + "x") == [(0, 100_001)]

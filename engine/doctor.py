@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import checks, fitting, layout, machine, quantities, tuning
+from engine import checks, fastpath, fitting, layout, machine, quantities, ready, tuning
 from engine.checks import Check, Ram
 from engine.errors import ConfigError, EngineError, InvalidInput, StoreError
 from engine.fitting import Fit, Room
@@ -136,6 +136,7 @@ def _checks(patient: Patient, ram: Ram, fits: list[Fit]) -> Iterator[Check]:
     yield checks.disk(folder, own.disk, own.profile)
     yield checks.disk_of_home(patient.home, sound.size if sound else 0)
     yield from checks.writable({"models": folder, "home": patient.home, "temporary": Path(tempfile.gettempdir())})
+    yield _embedding_check(patient.models)
     yield checks.database(Store(patient.home).path, health)
     yield checks.index(sound, _embedder(patient.models))
     yield checks.versions(sqlite_version())
@@ -153,6 +154,17 @@ def _health(patient: Patient) -> Health | StoreError | None:
         return Store(patient.home).health(_embedder(patient.models))
     except StoreError as error:
         return error
+
+
+def _embedding_check(models: Models) -> Check:
+    name = _embedder(models)
+    if name is None:
+        return Check("embedding", True, "this profile names no embedding model")
+    spec = models.spec("embedding")
+    if not layout.installed(spec):
+        return Check("embedding", None, f"{name} is not here", f"`gieok models pull {name}`")
+    folder = layout.locate(spec)
+    return checks.embedding(name, spec.backend, fastpath.state(folder), ready.obstacle(folder))
 
 
 def _embedder(models: Models) -> str | None:

@@ -20,7 +20,8 @@ from engine.metrics import ProgressCallback
 from engine.sampling import Sampling
 from engine.stream import Stream
 from engine.twins import Threads, twin
-from engine.vectors import HEADS, Embeddings, Head, Vectors
+from engine.vectors import Embeddings, Vectors
+from engine.views import HEADS, Head
 
 if TYPE_CHECKING:
     from engine.library import Library
@@ -211,16 +212,18 @@ class Engine:
     ) -> Embeddings:
         """Return the vectors of one text or several; a single string gives n = 1.
 
-        `kind="query"` is for what is searched with, where the model tells the two apart. Raises `InvalidInput`,
-        `ModelNotFound`, `EngineClosed`.
+        `kind="query"` is for what is searched with, where the model tells the two apart. Only `heads` are computed;
+        a multi-vector takes 4 KB a token. A text longer than the model reads at once is read in windows, to its end.
+        Raises `InvalidInput`, `ModelNotFound`, `ModelCorrupt`, `OutOfBudget`, `EngineClosed`.
         """
         self._worker.check()
         checked, _ = check_texts(texts)
         if kind not in ("passage", "query"):
             raise InvalidInput(f"kind must be 'passage' or 'query', not {kind!r}")
-        if unknown := set(heads) - set(HEADS):
+        wanted = tuple(heads)
+        if unknown := set(wanted) - set(HEADS):
             raise InvalidInput(f"{min(unknown)!r} is not a head; there are {', '.join(HEADS)}")
-        return Embeddings(self._vectors.embed(checked, kind) if "dense" in heads else None)
+        return self._vectors.views(checked, kind, wanted)
 
     # ---- memory
 

@@ -13,8 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import layout
-from engine.embedder import BATCH_TOKENS
+from engine import fastpath, layout
 from engine.gguf_header import PART, read_header
 from engine.gguf_shape import GgufShape, shape_of
 
@@ -28,7 +27,10 @@ _ENTRY = 420  # of a vocabulary: llama.cpp's tables both ways, merges, and our b
 _MASK, _ACTIVATIONS = 4, 44  # of a batch, for each token: of a cell, of a column
 LIBRARIES = 440_000_000  # torch, transformers and sentence-transformers: they stay until the process ends
 _TOKENISER = 250_000_000  # of 250,000 tokens, and what a first pass leaves in the allocator
-_EMBEDDED = 20  # of a pass, for each token and column
+_EMBEDDED, _BY_OPENVINO = 20, 72  # of a pass, for each token and column
+_WIDEST = 4_096  # numbers of a hidden state, where nothing says it
+_LONGEST = 8_192  # tokens of a pass, where nothing says how many the model reads
+OPENVINO = 100_000_000  # its libraries, which stay too
 ANALYSER = 500_000_000  # Kiwi took 330 MB here once it had loaded and worked; other versions of it may take more
 _VECTOR = 125  # of an index, for each vector beside its numbers: its id, in C and in Python, both ways
 _AUTO = (8192, 4096, 2048)  # cells of an `auto` context
@@ -76,7 +78,7 @@ def estimate(spec: ModelSpec, table: EngineTable) -> Footprint:
     """
     size = spec.size if spec.weights is None else spec.weights
     if spec.kind == "embedding":
-        return _embedding(size, spec.vocab, spec.dim)
+        return _embedding(size, spec.vocab, spec.dim, reads=spec.max_tokens)
     kv = compute = None
     tokens, rows = cells(spec, table), sequences(spec, table)
     if spec.kv_bytes is not None:
@@ -113,6 +115,27 @@ def of_file(
         later=min(_MOST, later),
         bound=shape.bound,
     )
+
+
+def of_cache(folder: Path, spec: ModelSpec) -> Footprint:
+    """Return what an embedding model that was prepared for OpenVINO holds once it has answered.
+
+    The pages of its file that are read stay mapped beside the layout that OpenVINO makes of them; of the table of
+    tokens only rows that occur are read. Raises `OSError`.
+    """
+    said = _config(folder)
+    dim = spec.dim or _whole(said.get("hidden_size")) or 0
+    vocabulary = spec.vocab or _whole(said.get("vocab_size")) or 0
+    read = max(0, min(_MOST, fastpath.weights_of(folder).stat().st_size) - vocabulary * dim)
+    positions = _whole(said.get("max_position_embeddings"))
+    compute = (spec.max_tokens or positions or _LONGEST) * (dim or _WIDEST) * _BY_OPENVINO
+    other = LIBRARIES + OPENVINO + _TOKENISER
+    return Footprint(2 * read, 0, compute, other, mapped=read, later=compute, bound=not (dim and vocabulary))
+
+
+def float_weights(folder: Path, spec: ModelSpec) -> int:
+    """Return the bytes of an embedding model's weights in float32, but for the table of tokens where it is known."""
+    return _of_folder(folder, spec).weights or 0
 
 
 def shape_of_file(path: Path) -> GgufShape:
@@ -164,14 +187,16 @@ def _batch(spec: ModelSpec, table: EngineTable, tokens: int, width: int) -> int:
     return max(table.n_batch, sequences(spec, table)) * (_MASK * tokens + _ACTIVATIONS * width)
 
 
-def _embedding(size: int | None, vocabulary: int | None, dim: int | None, *, halves: bool = False) -> Footprint:
+def _embedding(
+    size: int | None, vocabulary: int | None, dim: int | None, *, halves: bool = False, reads: int | None = None
+) -> Footprint:
     """The weights are mapped, and of the table of tokens only the rows of tokens that occur are ever read.
 
     Where they are `halves`, the pages of the file come and go, and what is made of them, twice as large, stays.
     """
     if dim is None:
         return Footprint(None, 0, None, LIBRARIES + _TOKENISER)
-    compute = BATCH_TOKENS * dim * _EMBEDDED
+    compute = (reads or _LONGEST) * dim * _EMBEDDED
     if size is None or halves:
         return Footprint(None if size is None else 2 * size, 0, compute, LIBRARIES + _TOKENISER, later=compute)
     weights = max(0, size - (vocabulary or 0) * dim * _FLOAT)
@@ -185,7 +210,8 @@ def _of_folder(folder: Path, spec: ModelSpec) -> Footprint:
     dim = spec.dim or _whole(said.get("hidden_size"))
     vocabulary = spec.vocab or _whole(said.get("vocab_size"))
     halves = said.get("dtype", said.get("torch_dtype")) in _HALVES
-    found = _embedding(size, vocabulary, dim or 4096, halves=halves)
+    reads = spec.max_tokens or _whole(said.get("max_position_embeddings"))
+    found = _embedding(size, vocabulary, dim or _WIDEST, halves=halves, reads=reads)
     return found if dim else replace(found, weights=size, mapped=size, bound=True)
 
 

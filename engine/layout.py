@@ -41,8 +41,12 @@ def installed(spec: ModelSpec) -> bool:
 
 
 def weights(folder: Path) -> list[Path]:
-    """Return the safetensors files of an embedding model's folder that hold the model, not one of its heads."""
-    return [path for path in folder.glob("*.safetensors") if path.name not in HEADS]
+    """Return the safetensors files of an embedding model's folder that hold the model, not one of its heads.
+
+    sentence-transformers puts a model that only looks tokens up into a folder of its own, beginning with `0_`.
+    """
+    found = [path for path in folder.glob("*.safetensors") if path.name not in HEADS]
+    return found or list(folder.glob("0_*/*.safetensors"))
 
 
 def home(spec: ModelSpec) -> Path:

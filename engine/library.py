@@ -14,6 +14,7 @@ from engine.errors import ConfigError, DownloadError, ModelNotFound
 from engine.footprint import Footprint
 from engine.hub import Room
 from engine.metrics import Progress, ProgressCallback
+from engine.ready import Ready
 from engine.upkeep import Checked
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Library:
         progress: ProgressCallback | None = None,
     ) -> None:
         self._config, self._wanted, self._heed, self._room, self._progress = config, wanted, heed, room, progress
+        self._ready = Ready(room)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return every known model as JSON-ready values, `ram` and `size` in bytes."""
@@ -120,7 +122,13 @@ class Library:
         Raises `DownloadError`, `ModelNotFound`, `ModelCorrupt`, `Cancelled`.
         """
         told = self._telling(progress)
-        return [hub.pull(spec, source=source, progress=told, room=self._room) for spec in self._wanted(name)]
+        return [self._pulled(spec, source, told) for spec in self._wanted(name)]
+
+    def _pulled(self, spec: ModelSpec, source: Path | None, progress: ProgressCallback) -> Path:
+        """Fetch a model, and make it ready: who waits for a download does not wait again at the first use."""
+        path = hub.pull(spec, source=source, progress=progress, room=self._room)
+        self._ready(spec, progress)
+        return path
 
     def verify(self, name: str | None = None, *, progress: ProgressCallback | None = None) -> list[Checked]:
         """Hash the files of the models of `name` anew, or of all that are here. Raises as `upkeep.verify` does."""
@@ -141,7 +149,7 @@ class Library:
         """
         told = self._telling(progress)
         specs = [self._config.model(each) for each in ([name] if name else self.found(path))]
-        return [hub.pull(spec, source=_source(spec, path), progress=told, room=self._room) for spec in specs]
+        return [self._pulled(spec, _source(spec, path), told) for spec in specs]
 
     def found(self, path: Path) -> list[str]:
         """Return the models of the catalogue whose files are in a folder, or of which `path` is one.

@@ -75,12 +75,15 @@ class Loader:
         with self._lock:
             self._ended = self._ended or reason
             tickets = list(self._tickets.values())
-            self._asked.put(None)
         for ticket in tickets:
             self._conclude(ticket, EngineClosed(reason))
 
     def join(self) -> None:
-        """Wait until the thread has ended, after `stop`; an import that runs there cannot be aborted."""
+        """Let the thread end, after `stop`, and wait for that; an import that runs there cannot be aborted.
+
+        It ends behind the compute thread: what OpenVINO keeps for a thread should not go while its models are freed.
+        """
+        self._asked.put(None)
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join()
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 CGROUPS, PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self")
 _Level = Callable[[Path], "tuple[int, int] | None"]
+# what systems, torch, numpy and OpenVINO say: often as a plain RuntimeError or OSError
+_NO_MEMORY = re.compile(
+    r"bad_alloc|DefaultCPUAllocator|can(?:'|no)t allocate memory|unable to allocate|(?:out of|not enough) memory",
+    re.IGNORECASE,
+)
+
+
+def no_memory(said: str) -> bool:
+    """Return whether an error that says this is for want of memory."""
+    return _NO_MEMORY.search(said) is not None
 
 
 @dataclass(frozen=True, slots=True)

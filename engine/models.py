@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from engine import layout, plans
+from engine import footprint, layout, plans
 from engine.errors import ConfigError, EngineClosed, InvalidInput, ModelNotFound
 from engine.inputs import check_text
 from engine.loader import Heed
@@ -86,6 +86,18 @@ class Loaded:
         from engine.runner import Runner
 
         return self.model if isinstance(self.model, Runner) else None
+
+    @property
+    def backend(self) -> str:
+        """What runs it."""
+        if self.runner:
+            return "llama.cpp"
+        return "openvino" if cast("Embedder", self.model).fast else "torch"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it that was planned for RAM is there: an embedding model on a GPU was planned for none."""
+        return self.runner is not None or cast("Embedder", self.model).device == "cpu"
 
     def close(self, error: BaseException | None = None) -> None:
         """Free it; running requests end with `error`, by default `EngineClosed`."""
@@ -216,7 +228,7 @@ class Models:
             after = machine.resident()
             there = how.libraries if had else 0  # of another engine in this process, or of the host's
             growth = Resident(after.anonymous - before.anonymous + there, after.file_backed - before.file_backed)
-            if moves == self._moves:  # else it is not this load's alone
+            if moves == self._moves and loaded.is_here:  # else it is not this load's alone, or was planned otherwise
                 loaded = replace(loaded, how=plans.loaded(spec, self._config.engine, how, growth))
             told.end()
         except BaseException:
@@ -288,10 +300,15 @@ class Models:
         return made
 
     def _load_embedder(self, spec: ModelSpec, how: How) -> Embedder:
-        from engine import embedder
+        from engine.embedder import Embedder
+        from engine.transformer import pick_device
 
-        device = embedder.pick_device(2 * (how.ram.weights or 0))  # a pass needs room, too
-        return embedder.Embedder(layout.locate(spec), spec, device=device)  # a library loads it, and says nothing
+        folder = layout.locate(spec)
+        device = "cpu"
+        if not (how.fast and spec.backend == "openvino"):
+            device = pick_device(2 * footprint.float_weights(folder, spec))  # a pass needs room, too
+        # a library loads it, and says nothing
+        return Embedder(folder, spec, device=device, fast=how.fast)
 
     def _publish(self) -> None:
         """Show other threads what is loaded: tuples, replaced whole, need no lock."""

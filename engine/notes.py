@@ -40,6 +40,8 @@ class Notes:
             known = _read(place)
             known.pop(key, None)
             known[key] = value
+            if len(known) > _MOST:  # of files that are gone first
+                known = {name: about for name, about in known.items() if not _is_gone(name)}
             try:
                 _write(place, dict(list(known.items())[-_MOST:]))
             except OSError as error:
@@ -54,6 +56,11 @@ class Notes:
         if models.is_dir():  # who has models elsewhere only gets no folder for their notes
             yield models / self._name
         yield user_cache_path("gieok", appauthor=False) / self._name.removeprefix(".")
+
+
+def _is_gone(name: str) -> bool:
+    path = Path(name)
+    return path.is_absolute() and not path.exists()
 
 
 def _read(place: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import footprint, layout, measured, tuning
+from engine import footprint, layout, measured, ready, tuning
 from engine.errors import ModelCorrupt, ModelNotFound
 from engine.footprint import Footprint
 from engine.residency import Option
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """One way to load a model: KV cells and layers on a GPU (of an embedding model none), and what that takes.
+    """One way to load a model: KV cells and layers on a GPU (of an embedding model none, but whether OpenVINO runs it
+    from what was prepared), and what that takes.
 
     `ram` is what was `measured` at an earlier load, else `estimated` from the files. `libraries` of it stay when the
     model leaves. Bytes.
@@ -33,6 +34,7 @@ class How:
     n_gpu_layers: int = 0
     vram: int = 0
     libraries: int = 0
+    fast: bool = False
 
     @property
     def measured(self) -> bool:
@@ -99,10 +101,12 @@ def _first_cells(spec: ModelSpec, table: EngineTable) -> int | None:
 def _embedding(spec: ModelSpec, table: EngineTable, path: Path, libraries: bool) -> How:
     if not footprint.files(path):
         raise ModelCorrupt(f"{path} holds no weights. Point source.path at a folder that does.", path=str(path))
-    ram = footprint.of_file(path, spec, table, cells=0, repack=False)
+    fast = ready.is_ready(spec, path)
+    ram = footprint.of_cache(path, spec) if fast else footprint.of_file(path, spec, table, cells=0, repack=False)
+    size = footprint.LIBRARIES + footprint.OPENVINO if fast else footprint.LIBRARIES
     if not libraries:  # loaded once, whatever comes and goes
-        ram = replace(ram, other=ram.other - footprint.LIBRARIES)
-    return _recalled(How(ram, libraries=footprint.LIBRARIES if libraries else 0), spec, table, path)
+        ram = replace(ram, other=ram.other - size)
+    return _recalled(How(ram, libraries=size if libraries else 0, fast=fast), spec, table, path)
 
 
 def _llm(spec: ModelSpec, table: EngineTable, path: Path) -> list[How]:
@@ -135,7 +139,7 @@ def _offload(spec: ModelSpec, table: EngineTable, path: Path, cells: int) -> Off
 
 def _settings(spec: ModelSpec, table: EngineTable, path: Path, how: How) -> dict[str, object]:
     if spec.kind == "embedding":
-        return {"libraries": bool(how.libraries)}
+        return {"libraries": bool(how.libraries), "fast": how.fast}
     return {
         "n_ctx": how.cells,
         "n_seq": footprint.sequences(spec, table),

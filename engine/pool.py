@@ -28,9 +28,11 @@ from engine.errors import (
     ModelNotFound,
     OutOfBudget,
 )
+from engine.fastpath import CacheDamaged
 from engine.loader import Heed, Load
 from engine.metrics import Progress, report
 from engine.models import Key, Kind, Loaded, give_back, key_of
+from engine.ready import Ready
 from engine.residency import Lease, Option, Residency, Want
 from engine.status import LoadedModel, LoadPlan, Replaced, Status
 from engine.worker import LOOK_UP, Worker
@@ -64,6 +66,7 @@ class Pool:
         self.replaced: dict[str, Replaced] = {}
         self._refused: dict[Key, tuple[float, EngineError]] = {}
         self._using = threading.local()
+        self.ready = Ready(self._room)
 
     # ---- for callers, any thread
 
@@ -95,10 +98,13 @@ class Pool:
         with self.leased(name, "llm") as key:
             return self.worker.start(lambda: begin(cast("Runner", self.models.at(key).model)))
 
-    def reserve(self, name: str, size: int, *, passes: bool = False) -> Hold:
+    def reserve(self, name: str, size: int) -> Hold:
         """Have `size` bytes of the budget for something that is no model. Raises `OutOfBudget`."""
         with self._occupied():
-            lease = self._granted(Want(object(), name, (Option(size),), passes=passes))
+            return self._reserved(name, size)
+
+    def _reserved(self, name: str, size: int, *, passes: bool = False) -> Hold:
+        lease = self._granted(Want(object(), name, (Option(size),), passes=passes))
         self._release(lease)
         if lease.hold is None:
             raise EngineClosed("the engine was closed")
@@ -107,7 +113,8 @@ class Pool:
     @contextlib.contextmanager
     def room(self, name: str, size: int) -> Iterator[None]:
         """Have `size` bytes of the budget for the block. Raises `OutOfBudget`."""
-        hold = self.reserve(name, size, passes=True)
+        with self._occupied():
+            hold = self._reserved(name, size, passes=True)
         try:
             yield
         finally:
@@ -210,6 +217,11 @@ class Pool:
         """Load, unload and grant what it is time for; return after how many seconds to come back."""
         return self.residency.tend()
 
+    def interrupt(self) -> None:
+        """Let what runs end soon: from any thread, when the engine closes."""
+        for loaded in self.models.loaded:
+            loaded.model.interrupt()
+
     def close(self, error: BaseException) -> None:
         """Refuse who waits, and free everything."""
         self.residency.close(str(error))
@@ -259,7 +271,7 @@ class Pool:
         fallback = self.models.fallback(name)
         try:
             self._check_refused(spec, fallback)
-            lease = self._granted(self._want(spec))
+            lease = self._leased(spec)
         except EngineError as error:
             if fallback is None or isinstance(error, Cancelled | ConfigError | EngineClosed | InvalidInput):
                 raise
@@ -271,7 +283,7 @@ class Pool:
         if isinstance(error.__cause__, MemoryError):
             self._refused.setdefault(key_of(spec), (time.monotonic() + _REFUSED, error))
         try:
-            lease = self._granted(self._want(fallback))
+            lease = self._leased(fallback)
         except ModelNotFound as missing:
             raise _with_note(error, f" Its fallback is not here either: {missing}") from None
         except (ModelCorrupt, OutOfBudget) as other:
@@ -286,6 +298,33 @@ class Pool:
         if fallback and error and time.monotonic() < until:
             raise error.with_traceback(None)  # that of the last time would be kept, and whatever its frames hold
         self._refused.pop(key_of(spec), None)
+
+    def _leased(self, spec: ModelSpec) -> Lease:
+        for _ in range(2):
+            self._make_ready(spec)
+            try:
+                return self._granted(self._want(spec))
+            except CacheDamaged as error:  # it is gone, and can be made anew, once
+                damaged = error
+        self.ready.give_up(spec, damaged)
+        return self._granted(self._want(spec))
+
+    def _make_ready(self, spec: ModelSpec) -> None:
+        if self._in_memory(key_of(spec)) is None:
+            self.ready(spec, self._told)
+
+    def _told(self, event: Progress) -> None:
+        self.worker.heed()
+        report(self.models.progress, event)
+
+    @contextlib.contextmanager
+    def _room(self, name: str, size: int) -> Iterator[None]:
+        """Have room for a preparation, on a thread that waits for its model."""
+        hold = self._reserved(name, size, passes=True)
+        try:
+            yield
+        finally:
+            self.residency.give_back(hold)
 
     def _want(self, spec: ModelSpec) -> Want:
         key = key_of(spec)
@@ -373,6 +412,7 @@ class Pool:
             kv_used=runner.kv_used if runner else 0,
             kv_cells=runner.kv_cells if runner else 0,
             tokens_per_second=runner.tokens_per_second if runner else None,
+            backend=loaded.backend,
         )
 
 

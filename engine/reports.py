@@ -188,6 +188,8 @@ def _loaded(model: Facts, language: Language) -> str:
         _said("gpu layers" if model["n_gpu_layers"] else "cpu", language, **values),
         _said(busy, language, **values),
     ]
+    if model["kind"] == "embedding":
+        told.append(model["backend"])
     if model["kv_cells"]:
         told.append(_said("kv", language, **values))
     if model["tokens_per_second"] is not None:

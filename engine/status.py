@@ -46,7 +46,8 @@ class LoadedModel:
     """A model in memory: `ram` bytes are held for it, of which `mapped` are pages of its file.
 
     `requests` run or wait; `idle` is seconds since the last one. `kv_used` of `kv_cells` tokens are in the KV cache,
-    finished requests' included. `tokens_per_second` is of all answers so far, None before the first.
+    finished requests' included. `tokens_per_second` is of all answers so far, None before the first. `backend` is what
+    runs it: "llama.cpp", "openvino" or "torch".
     """
 
     name: str
@@ -62,6 +63,7 @@ class LoadedModel:
     kv_used: int
     kv_cells: int
     tokens_per_second: float | None
+    backend: str
 
 
 @dataclass(frozen=True, slots=True)

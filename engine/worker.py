@@ -36,7 +36,6 @@ class Steppable(Protocol):
     @property
     def busy(self) -> bool: ...
     def step(self) -> None: ...
-    def interrupt(self) -> None: ...
     def fail_all(self, error: BaseException) -> None: ...
 
 
@@ -44,10 +43,12 @@ class Owner(Protocol):
     """What the thread works for: models that it steps and frees.
 
     `tend` is called between two steps; it returns after how many seconds it wants to be called again at the latest.
+    `interrupt`, from any thread, lets what runs end soon, for good.
     """
 
     def steppable(self) -> Iterable[Steppable]: ...
     def tend(self) -> float | None: ...
+    def interrupt(self) -> None: ...
     def close(self, error: BaseException) -> None: ...
 
 
@@ -198,8 +199,7 @@ class Worker:
             thread, self._ended = self._thread, self._ended or _CLOSED
             self._jobs.put(None)  # only wakes the thread; that it must end, `_ended` says
         self.loader.stop(self._ended)
-        for model in list(self._owner.steppable()):
-            model.interrupt()
+        self._owner.interrupt()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         self.loader.join()

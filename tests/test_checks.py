@@ -279,3 +279,39 @@ def test_old_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "SQLite 3.51.2 is older than 3.51.3"
     )
     assert "pip install" in check.step
+
+
+# ---- what runs the embedding model
+
+
+@pytest.mark.parametrize(
+    ("backend", "state", "why", "ok", "found"),
+    [
+        ("auto", "ready", None, True, "OpenVINO runs m"),
+        ("openvino", "ready", None, True, "OpenVINO runs m"),
+        ("torch", "ready", None, True, "torch runs m, as its entry says"),
+        ("torch", "absent", None, True, "torch runs m, as its entry says"),
+        ("torch", "absent", "no openvino", True, "torch runs m, as its entry says"),
+        ("auto", "absent", None, None, "m"),
+        ("openvino", "absent", None, None, "m"),
+        ("auto", "refused", "its tokenizer is one in Python", None, "torch runs m: its tokenizer is one in Python"),
+        ("auto", "absent", "no openvino", None, "torch runs m: no openvino"),
+        ("auto", "ready", "no openvino", None, "torch runs m: no openvino"),
+        ("openvino", "refused", "its tokenizer is one in Python", False, "its tokenizer is one in Python"),
+        ("openvino", "absent", "no openvino", False, "no openvino"),
+        ("openvino", "ready", "no openvino", False, "no openvino"),
+    ],
+)
+def test_what_runs_the_embedding_model_is_told(
+    backend: str, state: str, why: str | None, ok: bool | None, found: str
+) -> None:
+    check = checks.embedding("m", backend, state, why)
+    assert (check.name, check.ok) == ("embedding", ok)
+    assert found in check.found
+    assert (check.step == "") is (ok is True or (ok is None and why is not None))
+    if (state, why) == ("absent", None) and backend != "torch":
+        assert "`gieok models pull m`" in check.step
+    if ok is False:
+        assert 'backend = "auto"' in check.step
+    if backend == "openvino":
+        assert "torch" not in check.found, "it never runs it"

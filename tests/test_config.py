@@ -228,6 +228,17 @@ def test_a_model_needs_only_kind_and_source(laid: Callable[[str], Config]) -> No
     assert laid(HERE).model("mine").name == "mine"
 
 
+def test_what_runs_an_embedding_model_and_its_heads_may_be_said(laid: Callable[[str], Config]) -> None:
+    mine = laid(FOLDER).models["mine"]
+    assert (mine.backend, mine.heads) == ("auto", None)
+    for backend in ("auto", "torch", "openvino"):
+        assert laid(FOLDER + f"backend = '{backend}'\n").models["mine"].backend == backend
+    assert laid(FOLDER + "heads = ['dense', 'multi']\n").models["mine"].heads == ["dense", "multi"]
+    after = laid("[models.bge-m3]\nbackend = 'torch'\nheads = ['dense']\n" + FOLDER)
+    assert (after.model("bge-m3").backend, after.model("bge-m3").heads) == ("torch", ["dense"])
+    assert after.model("bge-m3").dim == load().model("bge-m3").dim
+
+
 def test_a_role_left_out_is_the_chat_model(laid: Callable[[str], Config]) -> None:
     roles = laid(HERE + "[profiles.mine]\nchat = 'mine'\n").profile("mine")
     assert roles == dict.fromkeys(config.LLM_ROLES, "mine")
@@ -385,6 +396,7 @@ def test_the_defaults_check_sees_defaults() -> None:
         (HERE + "kv_byte = 1\n", 5, "kv_bytes"),
         (FOLDER + "poolling = 'cls'\n", 5, "pooling"),
         (FOLDER + "head = ['dense']\n", 5, "heads"),
+        (FOLDER + "backends = 'torch'\n", 5, "backend"),
         (HERE + "name = 'other'\n", 5, None),
         ("[models.mine]\nkind = 'llm'\nsource = { pth = 'x.gguf' }\n", 3, "path"),
         ("[models.mine]\nkind = 'llm'\n[models.mine.source]\nrepos = 'a/b'\n", 4, "repo"),
@@ -457,6 +469,11 @@ def test_an_unknown_key_is_told_its_line_and_the_nearest(
         (FOLDER + "heads = ['sparse', 'dense']\n", 5),
         (FOLDER + "heads = ['dense', 'multi', 'multi']\n", 5),
         (FOLDER + "heads = []\n", 5),
+        (FOLDER + "heads = 'dense'\n", 5),
+        (FOLDER + "backend = 'onnx'\n", 5),
+        (FOLDER + "backend = 'OpenVINO'\n", 5),
+        (FOLDER + "backend = ''\n", 5),
+        (FOLDER + "backend = ['torch']\n", 5),
         ("[profiles.mine]\nchat = 3\n", 2),
         ("models.mine = 3\n", 1),
         ("[engine]\nn_ctx = 'AUTO'\n", 2),
@@ -675,6 +692,7 @@ def test_a_profile_names_models_that_can_do_it(
     [
         (HERE, "pooling = 'cls'"),
         (HERE, "heads = ['dense']"),
+        (HERE, "backend = 'auto'"),
         (HERE, "query_prefix = 'query: '"),
         (HERE, "max_tokens = 512"),
         (FOLDER, "n_ctx = 512"),

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_preparation import REFUSAL, Preparations
 
-from engine import Engine, EngineClosed, doctor, machine
+from engine import Engine, EngineClosed, doctor, fastpath, machine, prepare
 from engine.machine import Memory
 from engine.metrics import Progress
 
 GB = 10**9
 NAMES = [
     "compiler flags", "gpu", "threads", "ram", "disk of models", "disk of home", "models folder", "home folder",
-    "temporary folder", "database", "index", "versions",
+    "temporary folder", "embedding", "database", "index", "versions",
 ]  # fmt: skip
 
 
@@ -66,6 +67,32 @@ def test_nothing_is_made_or_loaded_by_looking(bare: Engine, tmp_path: Path) -> N
     assert "speed" not in found
     assert list(tmp_path.iterdir()) == []
     assert bare.status().loaded == ()
+
+
+def test_what_runs_the_embedding_model_is_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    preparations = Preparations(monkeypatch)
+    with Engine(home=home, models={"embedding": folder}) as engine:
+        told = of(engine.doctor(), "embedding")
+        assert told["ok"] is None and "`gieok models pull mine`" in told["step"]
+        assert preparations.made == 0, "to look is not to prepare"
+        spec = engine._models.spec("embedding")
+        prepare.prepare(folder, spec)
+        assert of(engine.doctor(), "embedding")["found"] == "OpenVINO runs mine"
+        with monkeypatch.context() as without:
+            without.setattr(fastpath, "available", lambda: False)
+            assert "torch runs mine: OpenVINO is not installed" in of(engine.doctor(), "embedding")["found"]
+        fastpath.discard(folder)
+        preparations.refuses = True
+        prepare.prepare(folder, spec)
+        assert of(engine.doctor(), "embedding")["found"] == f"torch runs mine: {REFUSAL}"
+
+
+def test_an_embedding_model_that_is_not_here_runs_nowhere(bare: Engine) -> None:
+    told = of(bare.doctor(), "embedding")
+    assert (told["ok"], told["found"], told["step"]) == (None, "bge-m3 is not here", "`gieok models pull bge-m3`")
 
 
 def test_every_profile_is_judged_before_any_download(bare: Engine) -> None:

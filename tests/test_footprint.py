@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from script_module import load
 
-from engine import config, layout, runner
+from engine import config, fastpath, footprint, layout, runner
 from engine.config import ModelSpec, Source
 from engine.errors import ModelCorrupt
 from engine.footprint import (
@@ -26,6 +26,7 @@ from engine.footprint import (
     estimate,
     files,
     index_bytes,
+    of_cache,
     of_file,
     sequences,
     shape_of_file,
@@ -262,6 +263,68 @@ def test_a_folder_cannot_make_it_huge_or_less_than_nothing(tmp_path: Path) -> No
     assert found.weights == 0
     assert found.total is not None
     assert found.total < 1 << 53
+
+
+# ---- caches of the fast path
+
+
+def cache_of(place: Path, size: int) -> None:
+    weights = fastpath.weights_of(place)
+    weights.parent.mkdir(exist_ok=True)
+    with weights.open("wb") as file:
+        file.truncate(size)  # a hole: it takes no disk
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers", "most"),
+    [
+        ('{"hidden_size": 1024, "vocab_size": 250002, "max_position_embeddings": 8194}', 567_000_000, 2.1e9),  # BGE-M3
+        ('{"hidden_size": 384, "vocab_size": 250037, "max_position_embeddings": 514}', 117_500_000, 0.9e9),  # e5-small
+    ],
+)
+def test_eight_bits_take_less_than_floats(tmp_path: Path, said: str, numbers: int, most: float) -> None:
+    spec = folder_of(tmp_path, said)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(4 * numbers)
+    cache_of(tmp_path, numbers)
+    found, floats = of_cache(tmp_path, spec), of_file(tmp_path, spec, TABLE, cells=0, repack=False)
+    assert found.total is not None and floats.total is not None
+    if numbers > 500_000_000:  # of a small one the libraries are more: 845 MB were held, and 830 MB by torch
+        assert found.total < floats.total
+        assert (found.weights or 0) < 0.55 * (floats.weights or 0)
+    assert footprint.LIBRARIES + footprint.OPENVINO < found.total < most
+    assert found.mapped * 2 == found.weights and found.later == found.compute and not found.bound
+
+
+def test_the_table_of_a_cache_is_hardly_read(tmp_path: Path) -> None:
+    spec = folder_of(tmp_path, '{"hidden_size": 16, "vocab_size": 1000}')
+    cache_of(tmp_path, 50_000)
+    assert of_cache(tmp_path, spec).mapped == 50_000 - 16_000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        "",
+        "[]",
+        '{"hidden_size": -4}',
+        f'{{"hidden_size": {10**30}, "vocab_size": {10**30}}}',
+        f'{{"hidden_size": 16, "vocab_size": 9, "max_position_embeddings": {10**30}}}',
+        "[" * 5000,
+    ],
+)
+def test_no_folder_makes_a_cache_huge_or_less_than_nothing(tmp_path: Path, said: str | None) -> None:
+    spec = folder_of(tmp_path, said)
+    cache_of(tmp_path, 50_000)
+    found = of_cache(tmp_path, spec)
+    assert found.total is not None and found.weights is not None
+    assert 0 <= found.mapped <= found.weights <= 100_000 and found.total < 1 << 53
+
+
+def test_a_cache_that_went_meanwhile(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"model\.bin"):
+        of_cache(tmp_path, folder_of(tmp_path, None))
 
 
 # ---- what is really held

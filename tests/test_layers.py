@@ -25,9 +25,10 @@ FLOORS = (
     {
         "layout", "hub", "repository", "folder", "fetch", "pins", "workplace", "upkeep", "wheel", "convert", "prompt", "schema", "closing", "constrain", "guard", "cache", "pace", "prefixes",
         "scheduler", "detokenize", "llama", "embedder", "index", "store", "korean", "loader",
+        "views", "windows", "heads", "transformer", "fastpath", "prepared", "prepare", "compress",
         "tuning", "batch", "abort", "footprint", "gguf_shape", "machine", "measured", "routing", "gguf_header", "notes", "digests", "interpreter", "probe", "pickles", "offload", "status", "budget", "residency",
     },
-    {"generation", "scoring", "runner", "records", "memory", "plans", "models", "tasks", "tuner", "doctor", "checks", "fitting", "speed", "library"},
+    {"generation", "scoring", "runner", "records", "memory", "plans", "models", "tasks", "tuner", "doctor", "checks", "fitting", "speed", "library", "ready"},
     {"worker", "stream", "twins", "vectors", "classifier", "answers", "pool", "errands"},
     {"engine", ""},  # the facade, and the package itself, which only names what is public
     {"console", "reports", "model_commands", "cli", "demo", "__main__"},
@@ -43,19 +44,27 @@ HEAVY = {
     "kiwipiepy": "korean/morphemes.py",
     "llama_cpp": "llama/library.py",
     "llguidance": "constrain.py",
+    "nncf": "compress.py",
+    "openvino": "fastpath.py",
     "psutil": "machine.py",
     "pydantic": "config.py",
     "rich": "console.py",
     "safetensors": "convert.py",
-    "sentence_transformers": "embedder.py",
+    "sentence_transformers": "transformer.py",
     "tokenizers": "convert.py",
-    "torch": "embedder.py",
-    "transformers": "embedder.py",
+    "torch": "transformer.py",
+    "transformers": "transformer.py",
 }
-# A module that runs as a process of its own has what it needs there; tests/test_pickles.py sees that it is only there.
-CHILDREN = {"safetensors": {"pickles.py"}, "torch": {"pickles.py"}}
+# A module that runs as a process of its own has what it needs there; tests/test_pickles.py and test_prepare.py see that
+# it is only there. And fastpath.py makes a module of sentence-transformers, of whose tensors and tokenizer it has need.
+CHILDREN = {
+    "safetensors": {"pickles.py"},
+    "sentence_transformers": {"fastpath.py"},
+    "tokenizers": {"fastpath.py"},
+    "torch": {"compress.py", "fastpath.py", "pickles.py"},
+}
 AT_MODULE_LEVEL = {"pydantic"}  # config's tables are its classes; `import engine` does not import config
-LATER_ONLY = {*HEAVY, "numpy", "filelock", "platformdirs", "openvino"} - AT_MODULE_LEVEL
+LATER_ONLY = {*HEAVY, "numpy", "filelock", "platformdirs"} - AT_MODULE_LEVEL
 POSIX_ONLY = {"fcntl", "grp", "pwd", "pty", "resource", "termios", "tty"}
 TABLES = {"_configs"}  # one dict, a line a key
 SOLD_AS = {"faiss": "faiss-cpu", "llama_cpp": "llama-cpp-python"}  # import name → distribution, where they differ

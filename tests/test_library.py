@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_preparation import REFUSAL, Preparations
 
-from engine import Engine, config, pins
-from engine.errors import DownloadError, ModelNotFound
+from engine import Engine, config, fastpath, pins
+from engine.errors import Cancelled, DownloadError, ModelCorrupt, ModelNotFound
 from engine.library import Library
+from engine.metrics import Progress
 from engine.pins import Pin, PinnedFile
 
 WEIGHTS = b"GGUF" + b"w" * 5000
@@ -147,3 +149,70 @@ def test_the_fallback_of_a_profile_is_optional(library: Library, models: Path) -
     (models / "llama-3.2-3b-instruct").mkdir(parents=True)
     (models / "llama-3.2-3b-instruct" / file).write_bytes(WEIGHTS)
     assert library.optional("default") is None  # it is here
+
+
+# ---- embedding models, which are made ready once they are here
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the user's own, with weights that nobody reads."""
+    made = tmp_path / "mine"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"weights")
+    return made
+
+
+@pytest.fixture
+def own(tmp_path: Path, folder: Path) -> Iterator[Engine]:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        f"[models.mine]\nkind = 'embedding'\nsource.path = '{folder.as_posix()}'\n"
+        f"[models.forced]\nkind = 'embedding'\nbackend = 'openvino'\nsource.path = '{folder.as_posix()}'\n" + OWN,
+        encoding="utf-8",
+    )
+    with Engine(str(file), profile="starter", models={"embedding": "mine"}, home=tmp_path / "home") as engine:
+        yield engine
+
+
+def test_what_is_pulled_is_prepared_in_room_of_its_own(
+    own: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparations, told, held = Preparations(monkeypatch), list[Progress](), list[str]()
+    preparations.act = lambda _job: held.extend(part.name for part in own.status().parts)
+    for _ in range(2):
+        assert own.pull("mine", progress=told.append) == [folder]
+    assert preparations.made == 1 and fastpath.state(folder) == "ready"
+    assert held == ["preparing mine"] and own.status().parts == ()
+    assert [event.done for event in told if event.task == "prepare mine"][-1] == 5
+
+
+def test_a_chat_model_that_is_pulled_is_not_prepared(
+    own: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparations = Preparations(monkeypatch)
+    (tmp_path / "tiny.gguf").write_bytes(WEIGHTS)
+    own.library.take(tmp_path / "tiny.gguf")
+    assert preparations.made == 0
+
+
+def test_a_pull_does_not_fail_for_want_of_the_fast_path(
+    own: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparations = Preparations(monkeypatch)
+    preparations.fails(OSError(28, "No space left on device"))
+    assert own.pull("mine") == [folder]
+    assert own.status().parts == ()
+    preparations.act = lambda _job: None
+    preparations.refuses = True
+    assert own.library.pull("mine") == [folder]
+    with pytest.raises(ModelCorrupt, match=REFUSAL):
+        own.pull("forced")
+
+
+def test_a_pull_can_be_cancelled_while_it_prepares(own: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preparations = Preparations(monkeypatch)
+    preparations.waits()
+    with pytest.raises(Cancelled):
+        own.pull("mine", progress=lambda event: not preparations.made)
+    assert own.status().parts == () and not fastpath.cache_of(folder).exists()

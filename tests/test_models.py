@@ -28,6 +28,8 @@ class FakeEmbedder:
 
     spec: ModelSpec
     closed: list[BaseException | None] = field(default_factory=list)
+    fast: bool = False
+    device: str = "cpu"
 
     def close(self) -> None:
         self.closed.append(None)
@@ -525,3 +527,44 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(
     with pytest.raises(ModelNotFound, match=r"none\.gguf"):
         load(models, "summary")
     assert models.loaded == ()
+
+
+# ---- what runs an embedding model
+
+
+@pytest.mark.parametrize(
+    ("backend", "prepared", "gpu", "device", "fast"),
+    [
+        ("auto", True, "cpu", "cpu", True),
+        ("auto", False, "cpu", "cpu", False),
+        ("auto", True, "cuda", "cuda", False),  # torch is faster there
+        ("auto", False, "cuda", "cuda", False),
+        ("openvino", True, "cuda", "cpu", True),  # who asks for it gets it
+        ("torch", False, "cuda", "cuda", False),
+    ],
+)
+def test_an_embedding_model_is_run_by_openvino_where_it_was_prepared_and_no_gpu_is(
+    catalogue: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    backend: str, prepared: bool, gpu: str, device: str, fast: bool,
+) -> None:  # fmt: skip
+    loads: list[tuple[Path, str, bool]] = []
+
+    def embedder(folder: Path, spec: ModelSpec, *, device: str, fast: bool) -> Any:
+        loads.append((folder, device, fast))
+        return FakeEmbedder(spec, fast=fast)
+
+    monkeypatch.setattr("engine.embedder.Embedder", embedder)
+    monkeypatch.setattr("engine.transformer.pick_device", lambda needed: gpu)
+    spec = ModelSpec.model_validate(
+        {"name": "m", "kind": "embedding", "backend": backend, "source": {"path": str(tmp_path)}}
+    )
+    models = Models(catalogue, {"embedding": spec})
+    load(models, "embedding", how=replace(HOW, cells=None, fast=prepared))
+    assert loads == [(tmp_path, device, fast)]
+    (loaded,) = models.loaded
+    assert loaded.backend == ("openvino" if fast else "torch")
+
+
+def test_a_chat_model_is_run_by_llama_cpp(models: Models) -> None:
+    load(models, "chat")
+    assert [loaded.backend for loaded in models.loaded] == ["llama.cpp"]

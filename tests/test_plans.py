@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from fake_preparation import Preparations
 
-from engine import config, offload, plans
+from engine import config, fastpath, footprint, measured, offload, plans, prepare
 from engine.config import EngineTable, ModelSpec, Source
 from engine.llama import Device
+from engine.machine import Resident
 from engine.offload import RESERVE
 
 TABLE = config.load().engine
@@ -77,3 +79,70 @@ def test_a_size_of_which_nothing_fits_on_the_gpu_keeps_its_place_and_stands_ther
     one = offload.plan(small, [Device("CUDA0", "a GPU", "CUDA", 1 << 40, 1 << 40)], 1)
     devices(monkeypatch, one.vram + RESERVE)
     assert placed(spec) == [(4096, 0), (2048, 1), (2048, 0)]
+
+
+# ---- embedding models
+
+
+@pytest.fixture
+def embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """The entry of a folder that was prepared, of which nothing was measured."""
+    monkeypatch.setenv("GIEOK_MODELS", str(tmp_path))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(400_000_000)  # a hole: it takes no disk
+    (folder / "config.json").write_text('{"hidden_size": 64, "vocab_size": 1000}', encoding="utf-8")
+    spec = ModelSpec(name="m", kind="embedding", source=Source(path=str(folder)))
+    Preparations(monkeypatch)
+    prepare.prepare(folder, spec)
+    return spec
+
+
+def only(spec: ModelSpec, *, libraries: bool = True) -> plans.How:
+    (how,) = plans.ways(spec, TABLE, libraries=libraries)
+    return how
+
+
+def test_what_was_prepared_is_planned_and_what_was_not_as_before(
+    embedding: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(embedding.source.path or "")
+    fast = only(embedding)
+    assert fast.fast and fast.estimated == footprint.of_cache(folder, embedding)
+    assert fast.libraries == footprint.LIBRARIES + footprint.OPENVINO
+    before = footprint.of_file(folder, embedding, TABLE, cells=0, repack=False)
+    as_torch = only(embedding.model_copy(update={"backend": "torch"}))
+    monkeypatch.setattr(fastpath, "available", lambda: False)
+    for how in (as_torch, only(embedding)):
+        assert (how.fast, how.estimated, how.libraries) == (False, before, footprint.LIBRARIES)
+        assert (how.option.bytes or 0) > (fast.option.bytes or 0)
+
+
+def test_libraries_that_are_there_are_not_planned_again(embedding: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = only(embedding), only(embedding, libraries=False)
+    assert again.libraries == 0
+    assert first.option.bytes - again.option.bytes == footprint.LIBRARIES + footprint.OPENVINO
+    monkeypatch.setattr(fastpath, "available", lambda: False)
+    first, again = only(embedding), only(embedding, libraries=False)
+    assert first.option.bytes - again.option.bytes == footprint.LIBRARIES
+
+
+def test_what_one_way_took_is_not_taken_for_what_the_other_will(
+    embedding: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = only(embedding)
+    ram = fast.estimated
+    growth = Resident(int((ram.total or 0) * 1.05) - ram.mapped - ram.later, ram.mapped)
+    taken = plans.loaded(embedding, TABLE, fast, growth)
+    assert taken.known == measured.Measured(growth.total + ram.later, ram.mapped)
+    assert only(embedding).known == taken.known
+    assert not only(embedding, libraries=False).measured
+    slow = embedding.model_copy(update={"backend": "torch"})
+    assert not only(slow).measured
+    monkeypatch.setattr(fastpath, "available", lambda: False)
+    assert not only(embedding).measured
+    plans.loaded(embedding, TABLE, only(embedding), Resident(900_000_000, 0))
+    monkeypatch.undo()
+    monkeypatch.setenv("GIEOK_MODELS", str(Path(embedding.source.path or "").parent))
+    assert only(embedding).known == taken.known

@@ -16,8 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_preparation import REFUSAL, Preparations
 
-from engine import Engine, config
+from engine import Engine, config, fastpath, layout, ready
 from engine.budget import Hold
 from engine.errors import (
     Cancelled,
@@ -29,6 +30,7 @@ from engine.errors import (
     ModelNotFound,
     OutOfBudget,
 )
+from engine.fastpath import CacheDamaged
 from engine.footprint import Footprint
 from engine.loader import Heed
 from engine.metrics import Progress
@@ -86,6 +88,12 @@ class FakeRunner(Runner):
 class FakeEmbedder:
     """An embedding model without weights."""
 
+    def __init__(self, *, fast: bool) -> None:
+        self.fast, self.device, self.interrupted = fast, "cpu", threading.Event()
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
     def close(self) -> None: ...
 
 
@@ -106,6 +114,7 @@ class Stage:
         place = self.folder / f"{name}.gguf"
         if name == "vectors":
             (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name / "model.safetensors").write_bytes(b"weights")
         else:
             place.write_bytes(b"GGUF")
 
@@ -132,14 +141,15 @@ class Stage:
     def ways(self, spec: config.ModelSpec) -> list[How]:
         if spec.name in self.corrupt:
             raise ModelCorrupt("its header cannot be read", path="x")
-        return [How(Footprint(self.sizes[spec.name], 0, 0, 0), cells=256)]
+        fast = spec.kind == "embedding" and ready.is_ready(spec, layout.locate(spec))
+        return [How(Footprint(self.sizes[spec.name], 0, 0, 0), cells=256, fast=fast)]
 
     def make(self, spec: config.ModelSpec, how: How, heed: Heed) -> Loaded:
         self.began.release()
         if act := self.acts.get(spec.name):
             act(heed)
         self.made.append(spec.name)
-        model: Any = FakeEmbedder() if spec.kind == "embedding" else FakeRunner(spec)
+        model: Any = FakeEmbedder(fast=how.fast) if spec.kind == "embedding" else FakeRunner(spec)
         return Loaded(spec, model, how, 0.5)
 
     def fails(self, name: str, error: BaseException) -> None:
@@ -171,6 +181,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolEx
     stage = Stage(tmp_path)
     monkeypatch.setattr("engine.plans.ways", lambda spec, _table, **_: stage.ways(spec))
     monkeypatch.setattr(Models, "make", lambda _models, spec, how, heed: stage.make(spec, how, heed))
+    monkeypatch.setattr(fastpath, "available", lambda: False)
     yield stage
     for pool in stage.pools:
         pool.worker.close()
@@ -735,6 +746,229 @@ def test_libraries_are_counted_once_and_stay(stage: Stage, monkeypatch: pytest.M
     assert pool.budget.held == 7
 
 
+# ---- an embedding model that is to be prepared before it loads
+
+
+@pytest.fixture
+def preparations(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Preparations:
+    monkeypatch.setattr(fastpath, "available", lambda: True)
+    return Preparations(monkeypatch)
+
+
+def backend(pool: Pool) -> str:
+    """Return what runs the embedding model for a call."""
+    return "openvino" if pool.call("embedding", lambda model: model.fast) else "torch"
+
+
+def damages(stage: Stage, times: float, wait: threading.Event | None = None) -> list[bool]:
+    """Let so many loads find that the cache is no good; return which loads there were, True of a fast one."""
+    folder, loads = stage.folder / "vectors", []
+
+    def load(_heed: Heed) -> None:
+        loads.append(fastpath.state(folder) == "ready")
+        if loads[-1] and sum(loads) <= times:
+            assert wait is None or wait.wait(HANG)
+            fastpath.discard(folder)  # as `fastpath.load` does
+            raise CacheDamaged("it is damaged", path="x")
+
+    stage.acts["vectors"] = load
+    return loads
+
+
+def test_a_model_is_prepared_before_its_first_load_in_room_of_its_own(stage: Stage, preparations: Preparations) -> None:
+    pool, parts = stage.pool(), []
+    called(pool, "chat")
+    preparations.needs = 9
+    preparations.act = lambda _job: parts.extend(pool.budget.parts())
+    for _ in range(2):
+        assert backend(pool) == "openvino"
+    assert parts == [Part("preparing vectors", 9, 0)], "an idle model made room"
+    assert pool.budget.parts() == (Part("vectors", 3, 0),)
+    assert (preparations.made, stage.made) == (1, ["large", "vectors"])
+    (shown,) = loaded(pool)
+    assert shown.backend == "openvino"
+    pool.unload("embedding")
+    assert backend(pool) == "openvino" and preparations.made == 1
+
+
+def test_a_preparation_waits_for_room(stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor) -> None:
+    pool = stage.pool()
+    preparations.needs = 9
+    go, using = held_open(pool, "chat", threads)
+    call = threads.submit(backend, pool)
+    until(lambda: pool.residency.waiting == 1)
+    assert preparations.made == 0
+    go.set()
+    using.result(HANG)
+    assert call.result(HANG) == "openvino"
+
+
+def test_a_chat_model_and_one_that_is_in_memory_are_not_prepared(stage: Stage, preparations: Preparations) -> None:
+    pool = stage.pool()
+    called(pool, "chat")
+    assert preparations.made == 0
+    preparations.refuses = True
+    assert backend(pool) == "torch"
+    fastpath.discard(stage.folder / "vectors")
+    assert backend(pool) == "torch" and preparations.made == 1, "in memory it needs nothing"
+    assert REFUSAL not in str(loaded(pool))
+
+
+@pytest.mark.parametrize("needs", [5, 17], ids=["fails", "does not fit"])
+def test_what_cannot_be_prepared_is_loaded_as_before_and_nothing_stays_held(
+    stage: Stage, preparations: Preparations, caplog: pytest.LogCaptureFixture, needs: int
+) -> None:
+    pool = stage.pool(keep_alive=0)
+    preparations.needs = needs
+    preparations.fails(OSError(28, "No space left on device"))
+    for _ in range(3):
+        assert backend(pool) == "torch"
+        until(lambda: pool.budget.held == 0)
+    assert preparations.made == (1 if needs == 5 else 0)
+    (told,) = warnings(caplog)
+    assert told.startswith("vectors is run by torch")
+    assert ("No space left" if needs == 5 else "Raise ram_budget") in told
+
+
+def test_cancelling_a_preparation_gives_all_back_and_the_next_call_begins_anew(
+    stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor
+) -> None:
+    pool = stage.pool()
+    preparations.waits()
+    cancelled_while(pool, threads, preparations.began.is_set, "embedding")
+    assert pool.budget.held == 0 and pool.residency.waiting == 0
+    assert stage.made == []
+    preparations.act = lambda _job: None
+    assert backend(pool) == "openvino" and preparations.made == 2
+
+
+def test_cancelling_who_waits_for_the_room_of_a_preparation(
+    stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor
+) -> None:
+    pool = stage.pool()
+    preparations.needs = 9
+    go, using = held_open(pool, "chat", threads)
+    cancelled_while(pool, threads, lambda: pool.residency.waiting == 1, "embedding")
+    assert pool.residency.waiting == 0
+    go.set()
+    using.result(HANG)
+    assert preparations.made == 0 and backend(pool) == "openvino"
+
+
+def test_close_ends_a_preparation(stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor) -> None:
+    pool = stage.pool()
+    preparations.waits()
+    call = threads.submit(backend, pool)
+    assert preparations.began.wait(HANG)
+    pool.worker.close()
+    assert isinstance(call.exception(HANG), EngineClosed)
+    assert pool.budget.held == 0
+    assert not fastpath.cache_of(stage.folder / "vectors").exists()
+
+
+def test_close_ends_a_pass_that_runs(stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor) -> None:
+    pool, running = stage.pool(), threading.Event()
+
+    def job(model: Any) -> None:
+        running.set()
+        assert model.interrupted.wait(HANG)
+        raise EngineClosed("it was closed")
+
+    call = threads.submit(pool.call, "embedding", job)
+    assert running.wait(HANG)
+    pool.worker.close()
+    assert isinstance(call.exception(HANG), EngineClosed)
+
+
+def test_callers_at_once_prepare_once(stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor) -> None:
+    pool, go = stage.pool(), preparations.waits()
+    calls = [threads.submit(backend, pool) for _ in range(4)]
+    assert preparations.began.wait(HANG)
+    assert called(pool, "fallback") == "small", "nobody else waits for it"
+    go.set()
+    assert [call.result(HANG) for call in calls] == ["openvino"] * 4
+    assert preparations.made == 1 and stage.made.count("vectors") == 1
+    assert set(pool.budget.parts()) == {Part("vectors", 3, 0), Part("small", 4, 0)}
+
+
+def test_a_cache_that_proves_damaged_is_made_anew_once(stage: Stage, preparations: Preparations) -> None:
+    pool, loads = stage.pool(), damages(stage, times=1)
+    assert backend(pool) == "openvino"
+    assert (loads, preparations.made) == ([True, True], 2)
+    assert pool.budget.parts() == (Part("vectors", 3, 0),)
+
+
+def test_a_damaged_cache_is_made_anew_for_all_who_wait(
+    stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor
+) -> None:
+    pool, go = stage.pool(), threading.Event()
+    loads = damages(stage, times=1, wait=go)
+    calls = [threads.submit(backend, pool) for _ in range(3)]
+    until(lambda: pool.residency.waiting == 3)
+    go.set()
+    assert [call.result(HANG) for call in calls] == ["openvino"] * 3
+    assert (loads, preparations.made) == ([True, True], 2)
+    assert pool.budget.parts() == (Part("vectors", 3, 0),)
+
+
+def test_a_cache_that_is_damaged_again_leaves_the_model_to_torch(
+    stage: Stage, preparations: Preparations, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, loads = stage.pool(), damages(stage, times=99)
+    for _ in range(2):
+        assert backend(pool) == "torch"
+        pool.unload("embedding")
+    assert (loads, preparations.made) == ([True, True, False, False], 2)
+    assert len([line for line in warnings(caplog) if "is run by torch" in line]) == 1
+    assert pool.budget.held == 0
+
+
+def test_a_cache_that_stays_damaged_is_torchs_for_all_who_wait(
+    stage: Stage, preparations: Preparations, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, go = stage.pool(), threading.Event()
+    loads = damages(stage, times=99, wait=go)
+    calls = [threads.submit(backend, pool) for _ in range(3)]
+    until(lambda: pool.residency.waiting == 3)
+    go.set()
+    assert [call.result(HANG) for call in calls] == ["torch"] * 3
+    assert loads.count(True) <= 4 and preparations.made <= 4, "nobody goes on for ever"
+    assert len([line for line in warnings(caplog) if "is run by torch" in line]) == 1
+    assert pool.budget.parts() == (Part("vectors", 3, 0),)
+
+
+def test_a_cache_that_is_damaged_again_is_told_to_who_asks_for_openvino(
+    stage: Stage, preparations: Preparations
+) -> None:
+    pool, loads = stage.pool(), damages(stage, times=99)
+    spec = pool.models.specs["embedding"]
+    pool.models.specs["embedding"] = spec.model_copy(update={"backend": "openvino"})
+    with pytest.raises(CacheDamaged):
+        backend(pool)
+    assert (loads, preparations.made, pool.budget.held) == ([True, True], 2, 0)
+
+
+def test_a_damaged_cache_that_cannot_be_removed_leaves_the_model_to_torch(
+    stage: Stage, preparations: Preparations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder that may be read only: what lies there stays, and looks like what was prepared."""
+    pool, real = stage.pool(), fastpath.load
+
+    def load(_heed: Heed) -> None:
+        if fastpath.state(stage.folder / "vectors") == "ready":
+            real(stage.folder / "vectors")  # finds that OpenVINO cannot read it
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    stage.acts["vectors"] = load
+    monkeypatch.setattr(fastpath, "discard", refuse)
+    assert backend(pool) == "torch"
+    pool.unload("embedding")
+    assert backend(pool) == "torch"
+    assert pool.budget.parts() == (Part("vectors", 3, 0),)
+
+
 # ---- bytes for what is no model
 
 
@@ -825,6 +1059,7 @@ def test_what_is_loaded_is_told_with_its_numbers(stage: Stage) -> None:
     assert (chat.requests, chat.kv_used, chat.kv_cells, chat.tokens_per_second) == (0, 7, 256, 5.0)
     assert (chat.load_seconds, chat.mapped, chat.vram) == (0.5, 0, 0) and 0 <= chat.idle < HANG
     assert (vectors.name, vectors.ram, vectors.kv_cells, vectors.tokens_per_second) == ("vectors", 3, 0, None)
+    assert (chat.backend, vectors.backend) == ("llama.cpp", "torch")
     assert sum(part.bytes for part in pool.budget.parts()) == pool.budget.held == 13
 
 

@@ -241,7 +241,7 @@ USAGE = Usage(10, 4, 3, 1, 0.1, 0.2)
 ITEM = ExtractedItem("부산", "부산", "personal", 0, date(2026, 3, 9))
 MEMORY = Memory("m", "글", "work", None, None, "default", NOW, NOW, NOW, None, None, 0.5)
 PLAN = LoadPlan("m", "llm", True, "evicts", Footprint(4, 3, 2, 1), True, 2048, -1, 7, 16, 9, ("n",), None)
-LOADED = LoadedModel("m", "llm", ("chat",), 1.0, 9, 4, 7, -1, 0.5, 2, 30, 2048, None)
+LOADED = LoadedModel("m", "llm", ("chat",), 1.0, 9, 4, 7, -1, 0.5, 2, 30, 2048, None, "llama.cpp")
 RESULTS: tuple[Any, ...] = (
     USAGE,
     Reply("글", "model", "stop", USAGE, {"a": [1]}, (MEMORY,)),

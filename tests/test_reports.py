@@ -24,21 +24,21 @@ from engine.status import LoadedModel, LoadPlan, Part, Replaced, Status, Verdict
 GB = 10**9
 CHECKS = (
     "compiler flags", "gpu", "threads", "ram", "disk of models", "disk of home", "models folder", "home folder",
-    "temporary folder", "database", "index", "versions",
+    "temporary folder", "embedding", "database", "index", "versions",
 )  # fmt: skip
 LANGUAGES: tuple[Language, ...] = ("en", "ko")
 BIG = LoadedModel(
     name="qwen2.5-7b-instruct", kind="llm", roles=("chat", "summary"), load_seconds=11.26, ram=5_600_000_000,
     mapped=4_600_000_000, vram=0, n_gpu_layers=0, idle=75.4, requests=0, kv_used=812, kv_cells=8192,
-    tokens_per_second=7.53,
+    tokens_per_second=7.53, backend="llama.cpp",
 )  # fmt: skip
 BUSY = LoadedModel(
     name="qwen2.5-3b-instruct", kind="llm", roles=("classification",), load_seconds=5.0, ram=GB, mapped=0,
-    vram=2 * GB, n_gpu_layers=36, idle=0.0, requests=3, kv_used=0, kv_cells=4096, tokens_per_second=None,
+    vram=2 * GB, n_gpu_layers=36, idle=0.0, requests=3, kv_used=0, kv_cells=4096, tokens_per_second=None, backend="llama.cpp",
 )  # fmt: skip
 EMBEDDER = LoadedModel(
     name="bge-m3", kind="embedding", roles=(), load_seconds=2.0, ram=2 * GB, mapped=0, vram=0, n_gpu_layers=0,
-    idle=3.0, requests=0, kv_used=0, kv_cells=0, tokens_per_second=None,
+    idle=3.0, requests=0, kv_used=0, kv_cells=0, tokens_per_second=None, backend="openvino",
 )  # fmt: skip
 STATUS = Status(
     profile="default", home="/홈", models="/모델", budget=16 * GB, held=9 * GB, resident=8 * GB, anonymous=3 * GB,
@@ -77,7 +77,7 @@ def test_status_tells_all_that_is_held() -> None:
         "loaded:",
         f"  {chat}\tCPU · idle 75 s · KV 812 of 8192 tokens · 7.5 tokens/s · loaded in 11.3 s",
         f"  {light}\t36 layers on the GPU, 2.0 GB there · 3 requests · KV 0 of 4096 tokens · loaded in 5.0 s",
-        "  bge-m3\t2.0 GB\tCPU · idle 3 s · loaded in 2.0 s",
+        "  bge-m3\t2.0 GB\tCPU · idle 3 s · openvino · loaded in 2.0 s",
         "replaced:",
         "  chat: llama-3.2-3b-instruct answers instead of qwen2.5-14b-instruct: it does not fit",
         "to load:",

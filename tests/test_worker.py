@@ -60,6 +60,10 @@ class House:
     def steppable(self) -> list[Model]:
         return self.models
 
+    def interrupt(self) -> None:
+        for model in self.models:
+            model.interrupt()
+
     def tend(self) -> float | None:
         self.tended.append(threading.current_thread())
         return self.pause
@@ -935,6 +939,7 @@ from engine.worker import Worker
 class House:
     def steppable(self): return []
     def tend(self): return None
+    def interrupt(self): return None
     def close(self, error): print("closed", flush=True)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored

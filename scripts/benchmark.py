@@ -7,13 +7,17 @@
     python scripts/benchmark.py resident [--shape NAME,NAME|all] [--folder DIR] [--json FILE]
     python scripts/benchmark.py lifecycle [--shape NAME | --model FILE.gguf] [--keep FILE] [--rounds N] [--lives N]
                                           [--quick] [--json FILE]
+    python scripts/benchmark.py embedding [--model NAME|FOLDER | --shape [--keep FOLDER]] [--rounds N] [--texts N]
+                                          [--rows NAME,NAME] [--quick] [--json FILE]
 
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
 number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
 row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far. `resident`: the
 RAM that models of true shape take, against the estimate; writes each into a temporary folder, up to 9 GB. `lifecycle`:
 the first use of a model of true shape against bare calls of llama.cpp; what many loads and unloads of the starter
-models, and of a file that `--model` names, leave in RAM, open and running.
+models, and of a file that `--model` names, leave in RAM, open and running. `embedding`: BGE-M3's shape, or
+another embedding model, prepared for this processor, against `SentenceTransformer.encode` in float32; writes 3 GB into
+a temporary folder.
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import embedding_benchmark
 import lifecycle_benchmark
 import resident
 import runtime_benchmark
@@ -147,11 +153,12 @@ def main() -> None:
     """Measure, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="?", choices=RUNS, default="starter")
-    parser.add_argument("--model", default="", metavar="GGUF", help="threads, runtime, lifecycle: another file")
+    parser.add_argument("--model", default="", metavar="GGUF", help="another file; embedding: a name or a folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="resident: where shapes lie for a moment")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="resident, embedding: where shapes lie for a moment")
     parser.add_argument("--lives", type=int, default=50, metavar="N", help="lifecycle: loads of each model")
+    parser.add_argument("--texts", type=int, metavar="N", help="embedding: short texts in one call")
     for_runtime(parser.add_argument_group("runtime"))
     arguments = parser.parse_args()
     processor = platform.processor() or platform.machine()
@@ -163,16 +170,18 @@ def main() -> None:
 
 def for_runtime(parser: argparse._ArgumentGroup) -> None:
     """Add what only `runtime` takes."""
-    parser.add_argument("--shape", default="", metavar="NAME", help="default: qwen2.5-3b, for resident small ones")
+    parser.add_argument(
+        "--shape", nargs="?", const="", default="", metavar="NAME", help="default: qwen2.5-3b, for resident small ones"
+    )
     parser.add_argument("--keep", type=Path, metavar="FILE", help="where the shape is, or is written to")
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="NAME,NAME", help="default: %(default)s")
+    parser.add_argument("--rows", default="", metavar="NAME,NAME", help=f"default: {','.join(ROWS)}")
     parser.add_argument("--peer-url", default="", metavar="URL", help="an OpenAI-compatible server on this machine")
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that the rows work, measures nothing")
 
 
 def show_runtime(arguments: argparse.Namespace) -> object:
     """Print the engine against `llama_cpp.Llama`."""
-    rows = tuple(arguments.rows.split(","))
+    rows = tuple(arguments.rows.split(",")) if arguments.rows else tuple(ROWS)
     check_names(rows, ROWS)
     shape = arguments.shape or "qwen2.5-3b"
     check_names([shape], shapes.SHAPES)
@@ -218,6 +227,21 @@ def show_lifecycle(arguments: argparse.Namespace) -> object:
     return report
 
 
+def show_embedding(arguments: argparse.Namespace) -> object:
+    """Print what an embedding model costs here, against float32."""
+    check_names([arguments.shape or resident.EMBEDDING], [resident.EMBEDDING])
+    known = embedding_benchmark.SECTIONS
+    wanted = arguments.rows.split(",") if arguments.rows else list(known)
+    check_names(wanted, known)
+    counts = embedding_benchmark.QUICK if arguments.quick else embedding_benchmark.Counts()
+    counts = replace(counts, shorts=arguments.texts or counts.shorts)
+    try:
+        with embedding_benchmark.opened(arguments.model, arguments.keep, arguments.folder) as model:
+            return embedding_benchmark.measure(model, arguments.rounds, counts, wanted)
+    except (ModelNotFound, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
 def show_threads(arguments: argparse.Namespace) -> object:
     """Print speeds by number of threads."""
     rows = threads(arguments.model, arguments.rounds)
@@ -242,7 +266,7 @@ def show_starter(arguments: argparse.Namespace) -> object:
 
 RUNS = {
     "starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident,
-    "lifecycle": show_lifecycle,
+    "lifecycle": show_lifecycle, "embedding": show_embedding,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,103 +1,253 @@
 """How good a model is, on public test sets that are not part of Gieok.
 
-    python scripts/evaluate.py embedding FOLDER [--model NAME] [--json FILE]
+    python scripts/evaluate.py embedding FOLDER [--model NAME|FOLDER] [--backend torch|openvino|both]
+                                                [--tests NAME,NAME] [--blocks N] [--json FILE]
 
-`embedding`: KorSTS (Ham et al. 2020), FOLDER/korsts-dev.tsv: Spearman's rank correlation, times 100, between
-the cosine of two sentences and the similarity that people gave them. Both sides are embedded as queries. Exit
-status 0, 1 (the model is missing or cannot be loaded), 2 (no test set).
+`embedding`: with torch in float32, with the fast path, or with both; by each view of a text that the model has (dense,
+sparse, multi-vector) and by their combinations, of which scripts/retrieval.py has the formulas. The tests:
+
+- `korsts`: KorSTS (Ham et al. 2020), FOLDER/korsts-dev.tsv: Spearman's rank correlation between the score of two
+  sentences and the similarity that people gave them. Both are embedded as queries; by multi-vector, the first asks.
+- `parakqc`: ParaKQC (Cho et al. 2020), FOLDER/parakqc-a.tsv: utterances in blocks of ten paraphrases. Each asks,
+  embedded as a query, and is to find its nine siblings among all the others, embedded as passages: Recall@9, MRR@10,
+  nDCG@10. For a model that puts the same before both, query and passage are one.
+- `agreement`: the fast path beside torch, on the first 1,000 different sentences of KorSTS, embedded as queries: the
+  cosines of a sentence's dense vectors, of its tokens' weights, and of the vectors of each of its tokens.
+
+In the table all but cosines is times 100; in the JSON nothing is. The fast path is prepared where that has not been
+done. Exit status 0; 1: the model is missing or cannot be loaded; 2: no test set, or the command line asks for what
+cannot be; 130: Ctrl-C, and the table shows the backends that were done.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
+from typing import Any, get_args
 
-import numpy as np
-from scipy.stats import spearmanr
+import retrieval
+from embedding_quality import SENTENCES, Backend, Cosines, Evaluation, Measured, Test, agreement
+from korean_sets import BLOCK, KORSTS, PARAKQC, NoData, Sets, read_korsts, read_parakqc
 
-from engine import config, layout
-from engine.embedder import Embedder
-from engine.errors import EngineError
+from engine import config, fastpath, layout, models, prepare, tuning
+from engine.config import ModelSpec
+from engine.errors import EngineError, ModelCorrupt
+from engine.metrics import Progress
+from engine.views import Head, Views
 
-KORSTS = "korsts-dev.tsv"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A measurement; times in seconds."""
-
-    model: str
-    pairs: int
-    spearman: float
-    load_seconds: float
-    seconds: float
+TESTS: tuple[Test, ...] = get_args(Test)
+BACKENDS: tuple[Backend, ...] = get_args(Backend)  # the reference first
+PACKAGES = ("gieok", "torch", "openvino", "nncf", "sentence-transformers", "transformers", "numpy", "scipy")
+HEADER = "| backend | score | KorSTS | Recall@9 | MRR@10 | nDCG@10 |\n|---|---|---|---|---|---|"
 
 
-class NoData(Exception):
-    """A test set is missing or is not what it should be."""
+class Unusable(Exception):
+    """The command line asks for what cannot be; the text says what can."""
 
 
-def read_korsts(folder: Path) -> list[tuple[float, str, str]]:
-    """Return (score from 0 to 5, sentence, sentence) of every pair. Raises `NoData`."""
-    path = folder / KORSTS
-    if not path.is_file():
-        raise NoData(f"there is no {path}; KorSTS is at github.com/kakaobrain/kor-nlu-datasets (sts-dev.tsv).")
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
+class Ticker:
+    """Says on stderr how far a long task is: each second on a terminal, each five seconds elsewhere."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._terminal = clock, sys.stderr.isatty()
+        self._task, self._told = "", 0.0
+
+    def __call__(self, event: Progress) -> None:
+        """Say it, unless that was just done or the task has only begun."""
+        now = self._clock()
+        if event.task != self._task:
+            self._task, self._told = event.task, now
+        if now - self._told < (1 if self._terminal else 5):
+            return
+        self._told = now
+        line = f"{event.task}: {event.done:,} of {event.total:,} {event.unit}"
+        print(f"\r{line:<78}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line off a terminal."""
+        if self._terminal:
+            print(f"\r{'':<78}", end="\r", file=sys.stderr, flush=True)
+
+
+# ---- what is asked for
+
+
+def planned(options: argparse.Namespace, ticker: Ticker) -> tuple[Evaluation, tuple[Backend, ...]]:
+    """Return what the command line asks for, and on what. Raises `Unusable`, `NoData`, `EngineError`."""
+    settings = config.load()
+    spec = models.find_spec(settings, options.model or settings.profile("starter")["embedding"])
+    tests = wanted_tests(options.tests)
+    pairs = read_korsts(options.folder) if tests & {"korsts", "agreement"} else ()
+    sets = Sets(pairs, read_parakqc(options.folder, options.blocks) if "parakqc" in tests else ())
+    folder = layout.locate(spec)
+    backends = wanted_backends(options.backend, spec, folder, ticker)
+    if len(backends) == 1 and "agreement" in tests:
+        if options.tests:
+            raise Unusable(f"agreement needs both backends, and there is {backends[0]} alone.")
+        tests -= {"agreement"}
+    return Evaluation(spec, folder, sets, tests, ticker), backends
+
+
+def wanted_tests(named: str | None) -> frozenset[Test]:
+    """Return the tests that are named, or all. Raises `Unusable`."""
+    names = TESTS if named is None else named.split(",")
+    if unknown := set(names) - set(TESTS):
+        raise Unusable(f"there is no test {min(unknown)!r}; there are {', '.join(TESTS)}.")
+    return frozenset(test for test in TESTS if test in names)
+
+
+def wanted_backends(named: str | None, spec: ModelSpec, folder: Path, ticker: Ticker) -> tuple[Backend, ...]:
+    """Return the backends that are named, or those that there are, the fast path prepared.
+
+    Raises `Unusable` where the fast path is named and cannot be, `Cancelled`.
+    """
+    if named == "torch" or (named is None and spec.backend == "torch"):
+        return ("torch",)
+    why = prepared(spec, folder, ticker)
+    if why is None:
+        return ("openvino",) if named == "openvino" else BACKENDS
+    if named is not None:
+        raise Unusable(f"{spec.name} cannot be run by OpenVINO: {why}. --backend torch leaves it out.")
+    print(f"{spec.name} is measured with torch alone, since OpenVINO cannot run it: {why}.", file=sys.stderr)
+    return ("torch",)
+
+
+def prepared(spec: ModelSpec, folder: Path, ticker: Ticker) -> str | None:
+    """Prepare a model for the fast path where that has not been done; return why it cannot be, if it cannot."""
+    if not fastpath.available():
+        return "it is not installed here, or does not know this processor"
     try:
-        columns = [header.split("\t").index(name) for name in ("score", "sentence1", "sentence2")]
-        rows = [[line.split("\t")[i] for i in columns] for line in lines]
-        return [(float(score), one, two) for score, one, two in rows]
-    except (ValueError, IndexError) as error:
-        raise NoData(f"{path} is not a KorSTS file: {error}.") from None
+        if fastpath.state(folder) == "absent":
+            prepare.prepare(folder, spec, progress=ticker)
+    except (ModelCorrupt, prepare.PreparationFailed, OSError) as error:
+        return str(error).rstrip(".")
+    return None if fastpath.state(folder) == "ready" else (fastpath.refusal(folder) or "it was refused").rstrip(".")
 
 
-def korsts(model: str, folder: Path) -> Result:
-    """Return how the named embedding model does on KorSTS. Raises `NoData`, `EngineError`."""
-    pairs = read_korsts(folder)
-    scores, first, second = zip(*pairs, strict=True)
-    spec = config.load().model(model)
-    start = time.perf_counter()
-    embedder = Embedder(layout.locate(spec), spec)
-    loaded = time.perf_counter()
-    left, right = (embedder.embed(side, "query") for side in (first, second))
-    done = time.perf_counter()
-    embedder.close()
-    correlation = float(spearmanr(np.sum(left * right, axis=1), scores).statistic)
-    return Result(spec.name, len(pairs), round(100 * correlation, 2), round(loaded - start, 2), round(done - loaded, 2))
+# ---- what is shown
+
+
+def table(found: Measured) -> Iterator[str]:
+    """Yield the rows of a backend in Markdown."""
+    for name in dict.fromkeys([*found.korsts, *found.parakqc]):
+        cells = [f"{100 * found.korsts[name]:.2f}" if name in found.korsts else "–"]
+        quality = found.parakqc.get(name)
+        cells += [f"{100 * value:.2f}" for value in asdict(quality).values()] if quality else ["–"] * 3
+        yield f"| {found.backend} | {name} | {' | '.join(cells)} |"
+
+
+def agreement_table(cosines: Mapping[Head, Cosines]) -> Iterator[str]:
+    """Yield a table in Markdown of how near the backends are."""
+    yield "| cosine of the fast path to torch | vectors | mean | least |"
+    yield "|---|---|---|---|"
+    for head, found in cosines.items():
+        yield f"| {head} | {found.count:,} | {found.mean:.5f} | {found.least:.5f} |"
+
+
+def written(plan: Evaluation, rows: Sequence[Measured], cosines: Mapping[Head, Cosines]) -> dict[str, Any]:
+    """Return all figures with what they were found with, JSON-ready; nothing tells where on the machine things lie."""
+    return {
+        "model": plan.spec.name,
+        "settings": {
+            "tests": [test for test in TESTS if test in plan.tests],
+            "korsts_pairs": len(plan.sets.pairs),
+            "parakqc_blocks": len(plan.sets.utterances) // BLOCK,
+            "parakqc_utterances": len(plan.sets.utterances),
+            "compared_sentences": min(SENTENCES, len(plan.sets.sentences)) if "agreement" in plan.tests else 0,
+            "query_prefix": plan.spec.query_prefix,
+            "passage_prefix": plan.spec.passage_prefix,
+            "weights": retrieval.WEIGHTS,
+            "rank_constant": retrieval.RANK_CONSTANT,
+        },
+        "machine": {"processor": tuning.processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "versions": {"python": platform.python_version(), **versions()},
+        "backends": {row.backend: {k: v for k, v in asdict(row).items() if k != "backend"} for row in rows},
+        "agreement": {head: asdict(found) for head, found in cosines.items()},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return package → version, None for one that is not there."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+# ---- the command line
+
+
+def embedding(options: argparse.Namespace, ticker: Ticker) -> None:
+    """Measure an embedding model, print each backend as it is done, write JSON if asked."""
+    plan, backends = planned(options, ticker)
+    sizes = f"{len(plan.sets.pairs):,} pairs of KorSTS, {len(plan.sets.utterances):,} utterances of ParaKQC"
+    print(f"{plan.spec.name}: {sizes}\n\n{HEADER}", flush=True)
+    rows: list[Measured] = []
+    compared: list[list[Views]] = []
+    for backend in backends:
+        found, views = plan.measure(backend)
+        rows.append(found)
+        compared.append(views)
+        ticker.clear()
+        print("\n".join(table(found)), flush=True)
+    cosines = agreement(*compared) if "agreement" in plan.tests else {}
+    if cosines:
+        print("\n" + "\n".join(agreement_table(cosines)))
+    print()
+    for row in rows:
+        print(f"{row.backend}: " + ", ".join(f"{part} {seconds} s" for part, seconds in row.seconds.items()))
+    if options.json:
+        text = json.dumps(written(plan, rows, cosines), ensure_ascii=False, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure a model on a public test set.")
+    parser = argparse.ArgumentParser(description="Measure a model on public test sets.")
     commands = parser.add_subparsers(dest="command", required=True)
-    embedding = commands.add_parser("embedding", help="sentence similarity in Korean (KorSTS)")
-    embedding.add_argument("folder", type=Path, help=f"the folder that holds {KORSTS}")
-    embedding.add_argument("--model", help="a name of the catalogue; default: the starter profile's")
-    embedding.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    embedding = commands.add_parser("embedding", help="similarity of sentences and retrieval in Korean")
+    embedding.add_argument("folder", type=Path, help=f"the folder that holds {KORSTS} and {PARAKQC}")
+    embedding.add_argument("--model", help="a name of the catalogue or a model's folder; default: the starter's")
+    embedding.add_argument("--backend", choices=[*BACKENDS, "both"], help="default: both where the fast path can run")
+    embedding.add_argument("--tests", metavar="NAME,NAME", help=f"of {', '.join(TESTS)}; default: all")
+    embedding.add_argument("--blocks", type=_positive, metavar="N", help="only the first N blocks of ParaKQC")
+    embedding.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options, ticker = _parser().parse_args(arguments), Ticker()
     try:
-        model = options.model or config.load().profile("starter")["embedding"]
-        result = korsts(model, options.folder)
-    except NoData as error:
-        print(error, file=sys.stderr)
-        return 2
-    except EngineError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{'model':<28}{'pairs':>7}{'Spearman':>10}{'load s':>8}{'embed s':>9}")
-    print(f"{result.model:<28}{result.pairs:>7}{result.spearman:>10}{result.load_seconds:>8}{result.seconds:>9}")
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    return 0
+        embedding(options, ticker)
+    except (NoData, Unusable) as error:
+        status, why = 2, str(error)
+    except (EngineError, MemoryError, OSError) as error:
+        status, why = 1, str(error)
+    except KeyboardInterrupt:
+        status, why = 130, "interrupted"
+    else:
+        return 0
+    ticker.clear()
+    print(why, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -96,24 +96,39 @@ def write(name: str, folder: Path) -> Path:
     return path
 
 
-def write_embedding(folder: Path) -> Path:
-    """Write a sentence-transformers folder of BGE-M3's shape. Raises `ModelNotFound` without the starter models."""
+def write_embedding(folder: Path, layers: int = 24, width: int = 1024) -> Path:
+    """Write a sentence-transformers folder of BGE-M3's shape, or of a smaller one: random weights, two heads.
+
+    Raises `ModelNotFound` without the starter models.
+    """
     from transformers import XLMRobertaConfig, XLMRobertaModel
     from transformers.utils import logging
 
     donor = layout.locate(config.load().model(DONOR))
     shutil.copytree(donor, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", ".*"))
     shape = XLMRobertaConfig(
-        vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-        max_position_embeddings=8194, type_vocab_size=1, pad_token_id=1,
+        vocab_size=250002, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
+        intermediate_size=4 * width, max_position_embeddings=8194, type_vocab_size=1, pad_token_id=1,
     )  # fmt: skip
     logging.disable_progress_bar()
     XLMRobertaModel(shape, add_pooling_layer=False).save_pretrained(folder)
-    pooling = {"word_embedding_dimension": 1024, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    pooling = {"word_embedding_dimension": width, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
     reads = {"max_seq_length": 8192, "do_lower_case": False}
     (folder / "sentence_bert_config.json").write_text(json.dumps(reads), encoding="utf-8")
+    write_heads(folder, width)
     return folder
+
+
+def write_heads(folder: Path, width: int) -> None:
+    """Write the files of the sparse and the multi-vector head, as the download of BGE-M3 leaves them."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    drawn = np.random.default_rng(0)
+    for name, rows in zip(layout.HEADS, (1, width), strict=True):
+        weight = drawn.normal(0, width**-0.5, (rows, width)).astype(np.float32)
+        save_file({"weight": weight, "bias": np.zeros(rows, np.float32)}, folder / name, metadata={"format": "pt"})
 
 
 def hold(laid: str, name: str, home: str) -> Held:

@@ -477,8 +477,12 @@ def test_all_of_it_on_a_small_random_model_that_torch_runs(
     assert {name for name, row in rows.items() if not row["values"].get("ours")} == {"prepare memory"}
     torch = "torch served it, not what was prepared"
     assert {name: row["flaw"] for name, row in rows.items() if row["flaw"]} == dict.fromkeys(
-        ("load", "resident", "text", "dense", "all heads", "heads", "batches", "long"), torch
-    )
+        (
+            "load", "resident", "text", "dense", "all heads", "heads", "batches", "engine", "long", "short",
+            "short time", "jobs",
+        ),
+        torch,
+    )  # fmt: skip
     assert found["sides"]["fast"]["heads"] == ["dense", "sparse", "multi"]
     assert found["sides"]["fast"]["max_tokens"] == 8192
     assert rows["text"]["figures"]["SentenceTransformer, fp32"]["count"] == 2

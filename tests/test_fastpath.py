@@ -29,6 +29,8 @@ from engine.views import HEADS
 
 TEXTS = ["안녕 서울", "나는 오늘 김치 밥을 먹습니다 그리고 잠을 잔다", "a", "hello the 가나다 ing 라마바사 012"]
 
+pytestmark = pytest.mark.skipif(not fastpath.available(), reason="there is no OpenVINO for this machine")
+
 
 def ready(folder: Path) -> Path:
     """Write a model of BGE-M3's form and prepare it, in a child process."""

@@ -29,6 +29,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 ROOT = Path(prepare.__file__).parents[1]
 SPEC = tiny_embedder.spec()
 
+pytestmark = pytest.mark.skipif(not fastpath.available(), reason="there is no OpenVINO for this machine")
+
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:

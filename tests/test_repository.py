@@ -15,7 +15,7 @@ import fake_hub
 import pytest
 from fake_hub import FakeHub
 
-from engine import embedder, fetch, repository
+from engine import fetch, repository, transformer
 from engine.errors import DownloadError
 from engine.fetch import Interrupted, Patience, Wrong
 
@@ -130,7 +130,7 @@ def test_a_model_that_loads_in_another_thread_does_not_stop_a_download(ask: Ask)
     seen: list[bool] = []
 
     def load() -> None:
-        with embedder._offline_and_quiet([]):
+        with transformer._offline_and_quiet([]):
             seen.append(offline())
             loading.set()
             done.wait(100)
@@ -152,7 +152,7 @@ def test_a_model_that_loads_in_another_thread_does_not_stop_a_download(ask: Ask)
 @pytest.mark.parametrize("value", ["1", "on", "Yes", "TRUE"])
 def test_who_says_offline_stays_offline(remote: FakeHub, monkeypatch: pytest.MonkeyPatch, ask: Ask, value: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    with embedder._offline_and_quiet([]), pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
+    with transformer._offline_and_quiet([]), pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         ask()
     assert not remote.asked
 

@@ -35,6 +35,9 @@ class House:
     def tend(self) -> None:
         pass
 
+    def interrupt(self) -> None:
+        pass
+
     def close(self, error: BaseException) -> None:
         pass
 

@@ -287,6 +287,28 @@ def test_a_gpu_of_its_own_runs_it_or_else_the_processor(
     assert ("out of resources" in caplog.text) is broken
 
 
+def test_a_gpu_that_does_not_answer_leaves_it_to_the_processor(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Silent(Core):
+        def get_property(self, device: str, _name: str) -> str:
+            raise RuntimeError("clGetDeviceInfo, error code: -5")
+
+    core = Silent({"GPU": ""}, broken=False)
+    fastpath._open(core, fastpath.cache_of(made), prepared.read(fastpath.cache_of(made)), None).close()
+    assert [device for device, _ in core.asked] == ["CPU"]
+    assert "error code: -5" in caplog.text
+
+
+def test_another_process_new_cache_is_not_removed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        (fastpath.cache_of(copy) / "prepared.json").touch()  # another process has just put it there
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(fastpath, "_open", fails)
+    with pytest.raises(CacheDamaged):
+        fastpath.load(copy)
+    assert fastpath.state(copy) == "ready"
+
+
 def test_the_true_core_names_a_kind_of_device() -> None:
     from openvino.properties.device import Type
 

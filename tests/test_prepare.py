@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,36 @@ def test_where_no_python_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(PreparationFailed, match="Correct GIEOK_PYTHON"):
         prepare.prepare(folder, SPEC)
     assert left(folder) == {LOCK}
+
+
+def test_nobody_makes_room_for_what_cannot_begin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[str] = []
+
+    @contextlib.contextmanager
+    def room(name: str, _size: int) -> Iterator[None]:
+        entered.append(name)
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.delenv("GIEOK_PYTHON", raising=False)
+        patch.setattr(sys, "frozen", True, raising=False)
+        with pytest.raises(PreparationFailed):
+            prepare.prepare(folder, SPEC, room=room)
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda _name: None)
+        with pytest.raises(PreparationFailed, match="pip install nncf"):
+            prepare._interpreter(SPEC)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))  # type: ignore[attr-defined]
+        with pytest.raises(OSError, match="free"):
+            prepare.prepare(folder, SPEC, room=room)
+    assert entered == []
+
+
+def test_a_header_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((1 << 40).to_bytes(8, "little") + b"{" * 1_000)
+    assert prepare._numbers_of(path) == 504
 
 
 @posix

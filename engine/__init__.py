@@ -26,6 +26,7 @@ from engine.sampling import Sampling
 from engine.status import LoadPlan, Status
 from engine.stream import Stream
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
+from engine.transfer import Imported
 from engine.vectors import Embeddings
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ExtractedItem",
     "ExtractedMemory",
     "Hit",
+    "Imported",
     "InvalidInput",
     "LoadPlan",
     "Memory",

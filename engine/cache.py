@@ -135,6 +135,12 @@ class Cache:
         elif not self.whole:  # a state cannot be cut back, so the shorter one still has a use
             self._drop_covered_by(sequence)
 
+    def forget(self) -> None:
+        """Drop what nobody works on and nobody pinned: it may hold what has to be forgotten."""
+        for sequence in list(self.sequences.values()):
+            if not (sequence.busy or sequence.pinned):
+                self._drop(sequence)
+
     def revert(self, sequence: CachedSequence) -> None:
         """Undo what an aborted batch may have left of `sequence` beyond what is recorded."""
         self._operations.append(Cut(sequence.id, len(sequence.tokens)))

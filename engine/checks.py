@@ -258,16 +258,18 @@ def embedding(name: str, backend: str, state: str, why: str | None) -> Check:
 
 
 def index(health: Health | None, model: str | None) -> Check:
-    """Say what the first search has to do; the index is read from the database and nowhere on disk."""
+    """Say by which model's vectors memories are searched; `model` is the one that is in use now."""
     if health is None or not health.memories:
         return Check("index", True, "nothing to find yet")
     memories = sum(health.memories.values())
-    missing = memories - health.vectors
-    if model is None or not missing:
-        found = f"{health.vectors} of {memories} vectors, read from the database by the first search"
-        return Check("index", True, found)
-    found = f"{missing} of {memories} memories have no vector of {model} yet"
-    return Check("index", None, found, "the first search embeds them, once")
+    if model is not None and health.model != model:
+        found = f"{memories} memories are searched by the vectors of {health.model}"
+        step = f"the next program that stores or searches has {model} make new ones, in the background"
+        return Check("index", None, found, step)
+    if health.vectors == memories:
+        return Check("index", True, f"{memories} of {memories} memories have their vector")
+    found = f"{memories - health.vectors} of {memories} memories have no vector yet, and are found by their words"
+    return Check("index", None, found, "the next program that stores or searches makes them, in the background")
 
 
 # ---- versions

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import EngineError, InvalidInput, model_commands, reports
+from engine import EngineError, InvalidInput, memory_commands, model_commands, reports
 from engine.console import complain, opened, show
 from engine.inputs import check_dialogue
 from engine.instructions import Language
@@ -27,10 +27,34 @@ _HELP: dict[str, tuple[str, str]] = {
     "embed": ("print the vector of each text", "글의 벡터를 출력합니다"),
     "remember": ("store a memory", "기억을 저장합니다"),
     "search": ("find memories by meaning", "뜻으로 기억을 찾습니다"),
-    "memory": ("list, show or forget memories", "기억을 보거나 지웁니다"),
+    "memory": (
+        "list, show, correct, forget, export or import memories",
+        "기억을 보고, 고치고, 지우고, 내보내고, 가져옵니다",
+    ),
     "list": ("all of them", "모두 보여 줍니다"),
     "show": ("one memory", "하나를 보여 줍니다"),
+    "history": ("what was so before a memory, and after", "그 기억의 예전과 나중"),
+    "edit": ("correct the text of a memory", "기억의 글을 고칩니다"),
     "forget": ("remove a memory for good", "기억을 완전히 지웁니다"),
+    "export": ("write memories to a file of JSON Lines", "기억을 JSON Lines 파일로 내보냅니다"),
+    "backup": ("copy the database, also while it is used", "쓰는 중에도 데이터베이스를 복사합니다"),
+    "path?": ("a file; else one in the folder of memories", "파일. 없으면 기억 폴더 안"),
+    "--superseded": ("also what is no longer so", "지금은 아닌 예전 기억도"),
+    "--history": ("also what was so before, and after", "예전과 나중 기억도"),
+    "--prove": (
+        "search every file for it, before and after; 1 if a trace is left",
+        "지우기 전과 뒤에 모든 파일을 뒤져 확인. 흔적이 남으면 1",
+    ),
+    "--user": ("only what this user said", "이 사용자의 기억만"),
+    "--vectors": ("vectors too, so that an import need not make them", "가져올 때 다시 만들지 않도록 벡터도"),
+    "--category": ("one of the eight categories", "여덟 분류 가운데 하나"),
+    "--when": ("when it happens or happened, such as 2026-03-05", "언제 일인지 (예: 2026-03-05)"),
+    "--source": ("who or what it comes from", "어디에서 나온 말인지"),
+    "--no-judge": ("compare it with no older memory", "예전 기억과 견주지 않음"),
+    "--since": ("from this day on, such as 2026-03-05", "이날부터 (예: 2026-03-05)"),
+    "--until": ("up to this day", "이날까지"),
+    "--min-score": ("only what scores so much, from 0 to 1", "점수가 이 이상인 것만 (0~1)"),
+    "--explain": ("show what a score is made of", "점수를 이루는 값도 출력"),
     "models": ("list, plan, download, verify or remove models", "모델을 보고, 내려받고, 확인하고, 지웁니다"),
     "plan": ("what profiles, roles or models need, before a download", "내려받기 전에 필요한 용량과 메모리를 봅니다"),
     "pull": (
@@ -43,7 +67,10 @@ _HELP: dict[str, tuple[str, str]] = {
     "name?": ("the model it is; else all that are found", "모델 이름. 없으면 찾은 모델 모두"),
     "verify": ("hash the files anew; damaged ones are put aside", "파일을 다시 확인하고 손상된 것은 치워 둡니다"),
     "remove": ("delete the files of models", "모델 파일을 지웁니다"),
-    "import": ("copy models from a file or folder, verified", "파일이나 폴더에서 모델을 확인하며 가져옵니다"),
+    "import": (
+        "take from a file or folder what is not here yet, checked",
+        "파일이나 폴더에서 없는 것을 확인하며 가져옵니다",
+    ),
     "--dest": ("the models folder to use", "쓸 모델 폴더"),
     "--from": ("take the files from a folder, such as a USB stick", "폴더(USB 등)에서 파일을 가져옵니다"),
     "--dry-run": ("only show what would be fetched", "내려받지 않고 보여 주기만 합니다"),
@@ -180,39 +207,6 @@ def _embed(arguments: argparse.Namespace) -> None:
     show(arguments, vectors, [" ".join(f"{x:.6f}" for x in row) for row in vectors["dense"]])
 
 
-def _remember(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        memories = engine.remember(arguments.text)
-    show(arguments, [memory.to_dict() for memory in memories], [memory.id for memory in memories])
-
-
-def _search(arguments: argparse.Namespace) -> None:
-    asked = {} if arguments.k is None else {"k": arguments.k}
-    with opened(arguments) as engine:
-        hits = engine.search(arguments.query, **asked)
-    lines = [f"{hit.score:.3f}\t{hit.memory.id}\t{hit.memory.text}" for hit in hits]
-    show(arguments, [hit.to_dict() for hit in hits], lines)
-
-
-def _memory_list(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        memories = engine.memories()
-    lines = [f"{memory.id}\t{memory.created:%Y-%m-%d}\t{memory.text}" for memory in memories]
-    show(arguments, [memory.to_dict() for memory in memories], lines)
-
-
-def _memory_show(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        fields = engine.memory(arguments.id).to_dict()
-    show(arguments, fields, [f"{name}\t{'' if value is None else value}" for name, value in fields.items()])
-
-
-def _memory_forget(arguments: argparse.Namespace) -> None:
-    with opened(arguments) as engine:
-        engine.forget(arguments.id)
-    show(arguments, {"forgotten": arguments.id}, [])
-
-
 def _demo(arguments: argparse.Namespace) -> int:
     from engine.demo import run
 
@@ -225,14 +219,22 @@ _VERBS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
     "classify": (_classify, ("text+",)),
     "summarize": (_summarize, ("file",)),
     "embed": (_embed, ("text+",)),
-    "remember": (_remember, ("text",)),
-    "search": (_search, ("query", "-k")),
+    "remember": (memory_commands.remember, ("text", "--category", "--when", "--source", "--no-judge")),
+    "search": (
+        memory_commands.search,
+        ("query", "-k", "--category", "--since", "--until", "--source", "--min-score", "--explain"),
+    ),
     "status": (reports.status, ()),
     "doctor": (reports.doctor, ("--retune", "--speed")),
     "demo": (_demo, ()),
-    "memory list": (_memory_list, ()),
-    "memory show": (_memory_show, ("id",)),
-    "memory forget": (_memory_forget, ("id",)),
+    "memory list": (memory_commands.list_memories, ("--superseded",)),
+    "memory show": (memory_commands.show_memory, ("id", "--history")),
+    "memory history": (memory_commands.history, ("id",)),
+    "memory edit": (memory_commands.edit, ("id", "text", "--category")),
+    "memory forget": (memory_commands.forget, ("id", "--prove")),
+    "memory export": (memory_commands.export, ("path", "--user", "--vectors")),
+    "memory import": (memory_commands.take, ("path",)),
+    "memory backup": (memory_commands.backup, ("path?",)),
     "models list": (model_commands.list_models, ("--dest",)),
     "models plan": (model_commands.plan, ("names*", "--dest")),
     "models pull": (model_commands.pull, ("names*", "--from", "--dest", "--dry-run")),
@@ -247,6 +249,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--json": {"action": "store_true", "default": argparse.SUPPRESS},
     "--quiet": {"action": "store_true", "default": argparse.SUPPRESS},
     "-k": {"type": int, "metavar": "N"},
+    "--category": {"metavar": "NAME"},
+    "--when": {"metavar": "DAY"},
+    "--source": {"metavar": "TEXT"},
+    "--no-judge": {"action": "store_true"},
+    "--since": {"metavar": "DAY"},
+    "--until": {"metavar": "DAY"},
+    "--min-score": {"type": float, "metavar": "X"},
+    "--explain": {"action": "store_true"},
+    "--superseded": {"action": "store_true"},
+    "--history": {"action": "store_true"},
+    "--prove": {"action": "store_true"},
+    "--user": {"metavar": "NAME"},
+    "--vectors": {"action": "store_true"},
     "--retune": {"nargs": "?", "const": True, "default": False, "metavar": "MODEL"},
     "--speed": {"action": "store_true"},
     "--dest": {"type": Path, "metavar": "DIR"},

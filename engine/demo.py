@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 from importlib.metadata import version
 
-from engine import Engine
+from engine import Engine, demo_memory
 from engine.instructions import Language
 
 NOW = datetime(2026, 3, 11, 9, 0)  # a Wednesday; fixed, so that the days below are known
@@ -279,5 +279,6 @@ def _ending(number: int, demo: Demo, engine: Engine) -> None:
 
 
 STEPS: tuple[Callable[[int, Demo, Engine], None], ...] = (
-    _network, _remember, _search, _extract, _dates, _classify, _chat, _safety, _ending,
+    _network, _remember, _search, _extract, _dates, _classify, _chat, _safety, demo_memory.kill, demo_memory.forgetting,
+    _ending,
 )  # fmt: skip

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine import checks, fastpath, fitting, layout, machine, quantities, ready, tuning
 from engine.checks import Check, Ram
+from engine.connections import sqlite_version
 from engine.errors import ConfigError, EngineError, InvalidInput, StoreError
 from engine.fitting import Fit, Room
-from engine.store import Health, Store, sqlite_version
+from engine.store import Health, Store
 
 if TYPE_CHECKING:
     from engine.config import Config, ModelSpec
@@ -102,7 +103,7 @@ def own_search(patient: Patient, search: Callable[..., object]) -> Search | None
     if not isinstance(health, Health) or not health.memories or health.problems:
         return None
     count = sum(health.memories.values())
-    if health.vectors < count:
+    if health.vectors < count or health.model != _embedder(patient.models):
         return None
     return Search(partial(search, user=next(iter(health.memories))), f"{count} memories")
 
@@ -151,7 +152,7 @@ def _fits(patient: Patient, room: Room) -> Iterator[Fit]:
 
 def _health(patient: Patient) -> Health | StoreError | None:
     try:
-        return Store(patient.home).health(_embedder(patient.models))
+        return Store(patient.home).health()
     except StoreError as error:
         return error
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from engine.answers import Answers
@@ -16,6 +13,7 @@ from engine.classifier import Classifier
 from engine.errands import Errands
 from engine.errors import InvalidInput
 from engine.inputs import CATEGORIES, Moment, TextKind, check_dialogue, check_text, check_texts
+from engine.lending import Lender
 from engine.metrics import ProgressCallback
 from engine.sampling import Sampling
 from engine.stream import Stream
@@ -25,10 +23,10 @@ from engine.views import HEADS, Head
 
 if TYPE_CHECKING:
     from engine.library import Library
-    from engine.memory import MemoryStore
-    from engine.records import Hit, Memory
+    from engine.records import Edit, Hit, Memory
     from engine.status import LoadPlan, Status
     from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
+    from engine.transfer import Imported
     from engine.worker import Worker
 
 Messages = str | Sequence[Mapping[str, object]]
@@ -75,10 +73,9 @@ class Engine:
         self._vectors = Vectors(self._pool, progress)
         self._classifier = Classifier(self._pool, self._vectors)
         self._errands = Errands(self._config.routing, self._pool, self._answers, self._classifier)
-        self._lock = threading.Lock()
-        self._memory: MemoryStore | None = None
+        self._lender = Lender(self._pool, self._vectors, self._errands, self._home)
         # also at interpreter exit, and when an engine is dropped without close
-        self._release = weakref.finalize(self, _release, self._worker, self.threads)
+        self._release = weakref.finalize(self, _release, self._worker, self.threads, self._lender)
 
     # ---- chat
 
@@ -147,7 +144,7 @@ class Engine:
         self._worker.check()
         found = self._errands.extract(dialogue, at)
         if store:
-            self._store_items(found, user)
+            self._lender.keep(found, check_dialogue(dialogue), user)
         return found
 
     @overload
@@ -235,15 +232,20 @@ class Engine:
         when: Moment | None = None,
         source: str | None = None,
         user: str = "default",
+        judge: bool = True,
     ) -> list[Memory]:
         """Store each text as it is and return its memory, in order; they are on disk when this returns.
 
-        A text that this user stored before gives the memory there is. `when` is when it happened or holds. Raises
-        `InvalidInput`, `ModelNotFound`, `StoreError`, `StoreLocked`, `EngineClosed`.
+        A text that this user stored before gives the memory there is, reinforced. In the background each new one is
+        compared with older ones, unless `judge` is False: the same is merged, a contradiction superseded (`history`).
+        `when` is when it happened or holds. Raises `InvalidInput`, `ModelNotFound`, `StoreError`, `StoreLocked`,
+        `EngineClosed`.
         """
         self._worker.check()
         checked, _ = check_texts(texts)
-        return self._store().remember(checked, category=category, when=when, source=source, user=user)
+        return self._lender.store().remember(
+            checked, category=category, when=when, source=source, user=user, judge=judge
+        )
 
     def search(
         self,
@@ -258,13 +260,14 @@ class Engine:
         min_score: float | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """Return the at most `k` memories nearest in meaning to `query`, best first; `Hit.score` is from 0 to 1.
+        """Return the at most `k` memories that answer `query` best, by meaning and by words, best first.
 
-        `since` and `until` are inclusive and hold for `Memory.when`, else `created`. Raises `InvalidInput`,
-        `ModelNotFound`, `StoreError`, `StoreLocked`, `EngineClosed`.
+        `Hit.score`, from 0 to 1, is how likely a memory is what was asked for; `min_score` leaves out what is below,
+        `explain` gives each hit its `parts`. `since` and `until` are inclusive and hold for `Memory.when`, else
+        `created`. Raises `InvalidInput`, `ModelNotFound`, `StoreError`, `EngineClosed`.
         """
         self._worker.check()
-        return self._store().search(
+        return self._lender.store().search(
             query, user=user, k=k, category=category, since=since, until=until, source=source,
             min_score=min_score, explain=explain,
         )  # fmt: skip
@@ -276,29 +279,83 @@ class Engine:
         category: str | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
+        superseded: bool = False,
         limit: int | None = None,
     ) -> list[Memory]:
-        """Return memories, the last stored first. Raises `InvalidInput`, `StoreError`, `EngineClosed`."""
+        """Return memories, the last stored first; with `superseded`, also those that no longer hold.
+
+        Raises `InvalidInput`, `StoreError`, `EngineClosed`.
+        """
         self._worker.check()
-        return self._store().memories(user=user, category=category, since=since, until=until, limit=limit)
+        return self._lender.store().memories(
+            user=user, category=category, since=since, until=until, superseded=superseded, limit=limit
+        )
 
     def memory(self, id: str) -> Memory:
         """Return the memory called `id`. Raises `MemoryNotFound`, `StoreError`, `EngineClosed`."""
         self._worker.check()
-        return self._store().memory(id)
+        return self._lender.store().memory(id)
 
-    def forget(self, id: str) -> None:
-        """Remove a memory for good: its text and vector are then in no file of `home`.
+    def history(self, id: str) -> list[Memory]:
+        """Return what a memory superseded, itself, and what superseded it, in the order in which they were stored.
 
         Raises `MemoryNotFound`, `StoreError`, `EngineClosed`.
         """
         self._worker.check()
-        self._store().forget(id)
+        return self._lender.store().history(id)
+
+    def update(self, id: str, **fields: Unpack[Edit]) -> Memory:
+        """Correct `text`, `category`, `kind`, `source`, `when` or `importance` of a memory in place, and return it.
+
+        Raises `MemoryNotFound`, `InvalidInput`, also for the text of another memory, `StoreError`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._lender.store().update(id, fields)
+
+    def forget(self, id: str) -> None:
+        """Remove a memory, and those merged into it, for good: text and vector are then in no file of `home`.
+
+        Raises `MemoryNotFound`, `StoreError`, `EngineClosed`.
+        """
+        self._worker.check()
+        self._lender.store().forget(id)
 
     def forget_all(self, user: str) -> int:
         """Remove every memory of `user` for good; return how many. Raises `StoreError`, `EngineClosed`."""
         self._worker.check()
-        return self._store().forget_all(user)
+        return self._lender.store().forget_all(user)
+
+    def export(self, path: str | os.PathLike[str], *, user: str | None = None, vectors: bool = False) -> int:
+        """Write the memories of `user`, or of all, to a file of JSON Lines outside of `home`; return how many.
+
+        Raises `InvalidInput`, `StoreError`, `Cancelled`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._lender.store().export(Path(path), user=user, vectors=vectors)
+
+    def import_(self, path: str | os.PathLike[str]) -> Imported:
+        """Add the memories of a file that `export` wrote, also elsewhere; those that are here already are skipped.
+
+        Raises `InvalidInput` with file and line, `ModelNotFound`, `StoreError`, `Cancelled`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._lender.store().import_(Path(path))
+
+    def backup(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Copy the memories into one file while they are used; return where it is: in `home` unless it is named.
+
+        Raises `InvalidInput`, `StoreError`, `Cancelled`, `EngineClosed`.
+        """
+        self._worker.check()
+        return self._lender.store().backup(None if path is None else Path(path))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until background work on memories is done, at most `timeout` seconds; return whether it is.
+
+        Raises `EngineClosed`.
+        """
+        self._worker.check()
+        return self._lender.wait(timeout)
 
     # ---- models
 
@@ -360,36 +417,30 @@ class Engine:
         self._worker.check()
         for name in doctor.measurable(self._models, retune):
             self._pool.retune(name)
-        budget = self._pool.budget.limit
-        patient = doctor.Patient(self._config, self._profile, self._models, self.library, self._home, budget)
+        budget = self._pool.budget
+        patient = doctor.Patient(self._config, self._profile, self._models, self.library, self._home, budget.limit)
         found = doctor.report(patient)
         if speed:
             for loaded in self._models.loaded:
                 self.unload(doctor.called(patient, loaded.spec))
-            spare = self._pool.budget.limit - self._pool.budget.held  # what is left of it beside analyser and index
+            spare = budget.limit - budget.held  # what is left of it beside analyser and index
             found["speed"] = doctor.speeds(patient, Engine, self.search, self._progress, spare)
         return found
 
     def close(self) -> None:
         """Stop everything and free all memory; afterwards every method raises `EngineClosed`."""
         self._release()
-        if self._memory is not None:
-            self._memory.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -400,48 +451,16 @@ class Engine:
 
     # ---- async twins
 
-    achat = twin(chat)
-    atokens = twin(tokens)
-    aextract_memory = twin(extract_memory)
-    aclassify = twin(classify)
-    asummarize = twin(summarize)
-    aunderstand = twin(understand)
-    aprocess = twin(process)
-    aembed = twin(embed)
-    aremember = twin(remember)
-    asearch = twin(search)
-    amemories = twin(memories)
-    amemory = twin(memory)
-    aforget = twin(forget)
-    aforget_all = twin(forget_all)
-    apull = twin(pull)
-    acatalogue = twin(catalogue)
-    aload = twin(load)
-    aplan = twin(plan)
-    aunload = twin(unload)
-    astatus = twin(status)
+    achat, atokens, aextract_memory, aclassify = twin(chat), twin(tokens), twin(extract_memory), twin(classify)
+    asummarize, aunderstand, aprocess, aembed = twin(summarize), twin(understand), twin(process), twin(embed)
+    aremember, asearch, amemories, amemory = twin(remember), twin(search), twin(memories), twin(memory)
+    ahistory, aupdate, aforget, aforget_all = twin(history), twin(update), twin(forget), twin(forget_all)
+    aexport, aimport_, abackup, await_, apull = twin(export), twin(import_), twin(backup), twin(wait), twin(pull)
+    acatalogue, aload, aplan, aunload, astatus = twin(catalogue), twin(load), twin(plan), twin(unload), twin(status)
     adoctor = twin(doctor)
 
-    # ---- inside
 
-    def _store_items(self, found: ExtractedMemory, user: str) -> None:
-        for kind, item in found.items():
-            self._store().remember(
-                [item.text], category=item.category, when=item.when, source=f"turn {item.source}", user=user, kind=kind
-            )
-
-    def _store(self) -> MemoryStore:
-        from engine.memory import MemoryStore
-        from engine.pool import Growing
-
-        with self._lock:
-            if self._memory is None:
-                name = partial(self._models.name, "embedding")
-                room = Growing(self._pool, "vector index")
-                self._memory = MemoryStore(self._home, self._vectors.embed, name, room=room, progress=self._progress)
-            return self._memory
-
-
-def _release(worker: Worker, threads: Threads) -> None:
+def _release(worker: Worker, threads: Threads, lender: Lender) -> None:
     worker.close()
     threads.close()
+    lender.close()

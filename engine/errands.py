@@ -63,7 +63,7 @@ class Errands:
 
         rules = understand_rules(text)
         when = resolve(text, check_moment(at, "at") or datetime.now().astimezone())
-        keywords = self._analyser().keywords(text)
+        keywords = self.analyser().keywords(text)
         return Understanding(rules.intent, rules.is_question, keywords, when, rules.needs_memory)
 
     def process(self, task: str, text: str) -> Reply | ExtractedMemory | Classification | Summary:
@@ -82,7 +82,8 @@ class Errands:
             return self.summarize(text, None, model)
         return self._answers.stream(self._answers.question(check_dialogue(text), model, {}, None)).open().reply
 
-    def _analyser(self) -> Analyser:
+    def analyser(self) -> Analyser:
+        """Return what finds morphemes, which has its place in the budget. Raises `OutOfBudget`, `Cancelled`."""
         from engine.footprint import ANALYSER
         from engine.korean.morphemes import Analyser
 

@@ -32,7 +32,6 @@ _WIDEST = 4_096  # numbers of a hidden state, where nothing says it
 _LONGEST = 8_192  # tokens of a pass, where nothing says how many the model reads
 OPENVINO = 100_000_000  # its libraries, which stay too
 ANALYSER = 500_000_000  # Kiwi took 330 MB here once it had loaded and worked; other versions of it may take more
-_VECTOR = 125  # of an index, for each vector beside its numbers: its id, in C and in Python, both ways
 _AUTO = (8192, 4096, 2048)  # cells of an `auto` context
 _PADDED = 256  # llama.cpp makes so many cells more, or none
 _MOST = 1 << 50  # of one part, whatever a header says
@@ -171,11 +170,6 @@ def cells(spec: ModelSpec, table: EngineTable) -> int:
 def sequences(spec: ModelSpec, table: EngineTable) -> int:
     """Return how many sequences the context of an llm may hold."""
     return (spec.parallel or table.parallel) + SPARE_SEQUENCES
-
-
-def index_bytes(vectors: int, dim: int) -> int:
-    """Return what a vector index (`engine.index`) of so many vectors of `dim` numbers takes."""
-    return vectors * (_FLOAT * dim + _VECTOR)
 
 
 def _batch(spec: ModelSpec, table: EngineTable, tokens: int, width: int) -> int:

@@ -1,75 +1,78 @@
-"""What is remembered, and how it is found again. SQLite is the truth; the index is a cache of its vectors."""
+"""What is remembered, and how it is found again. SQLite is the truth; all else can be made again from it."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+import os
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import InvalidInput, MemoryNotFound, StoreError
-from engine.footprint import index_bytes
-from engine.index import VectorIndex
+from engine import cohort, forgetting, retriever, spaces, transfer
+from engine.backfill import Backfill, put_words
+from engine.connections import rows
+from engine.conversations import Saying, keep
+from engine.errors import EngineClosed, InvalidInput, MemoryNotFound, ModelNotFound, OutOfBudget
+from engine.faculties import Embedded, Faculties, Space
 from engine.inputs import Moment, TextKind, check_moment, check_text
+from engine.keeper import Keeper
 from engine.metrics import Progress, ProgressCallback, report
-from engine.records import COLUMNS, Draft, Filter, Hit, Memory, add, find, memory
-from engine.store import Row, Store, rows
+from engine.records import COLUMNS, Draft, Edit, Filter, Hit, Memory, add, edit, find, memory, reinforce
+from engine.retriever import Asked, Sense
+from engine.settling import Settling
+from engine.shortlist import Shortlist
+from engine.spaces import Coded, Place
+from engine.store import Store
+from engine.transfer import Imported
 
 if TYPE_CHECKING:
     import numpy as np
     from apsw import Connection
     from numpy.typing import NDArray
 
-    _Scored = tuple[float, int, Row]  # cosine, number, row
-    Vectors = NDArray[np.float32]
+    Floats = NDArray[np.float32]
 
-Embed = Callable[[list[str], TextKind], "Vectors"]
-_FILL_BATCH = 64  # memories embedded between two commits when the embedding model has changed
-_LOAD_BATCH = 4096  # vectors read at once when the index is filled
-_SHORTLIST = 64  # at least so many candidates are taken from the index, to be filtered and scored exactly
-_NO_VECTOR = "NOT EXISTS (SELECT 1 FROM vectors WHERE memory = seq AND model = ?)"
+_WAIT_FOR = 256  # memories without a vector that a search waits for, where nothing else could be searched
 
 
-@dataclass(slots=True)
-class _Change:
-    """A transaction, and what the index must follow once it is committed."""
+class _Prepared(NamedTuple):
+    """What is stored with a text; `words` is None where no analyser was to be had."""
 
-    db: Connection
-    added: dict[int, bytes] = field(default_factory=dict)
-    removed: list[int] = field(default_factory=list)
+    space: Space
+    vector: Coded
+    words: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What the memories of one `remember` share beside their draft."""
+
+    draft: Draft
+    judge: bool
+    said: Saying | None
 
 
 class MemoryStore:
     """The memories of one home folder, shared by any number of threads; the first use opens it.
 
-    `embed(texts, kind)` returns (n, d) float32 and is called without the store's lock held. `model()` names
-    the embedding model whose vectors may be compared with each other (its sha256, say); it is asked once. `room` is
-    told how many bytes the index will have in all before it has them, and may refuse.
-    Every method may raise `StoreError`, `StoreLocked` or `EngineClosed`.
+    What was changed is on disk when a method returns; comparing it with older memories, and whatever is missing after
+    an import or a change of the embedding model, is done by one background thread (`wait`). Only one process at a time
+    can change a home; others may read it. Every method may raise `StoreError`, `StoreLocked` or `EngineClosed`.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        embed: Embed,
-        model: Callable[[], str],
-        *,
-        room: Callable[[int], object] = lambda size: None,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        self._store = Store(home)
-        self._embed = embed
-        self._model = model
-        self._room = room
-        self._progress = progress
-        self._key: str | None = None
-        self._index: VectorIndex | None = None  # None: to be read from SQLite by the next search
-        self._filling = threading.Lock()
-        self._filled = False
+    def __init__(self, home: Path, faculties: Faculties, *, progress: ProgressCallback | None = None) -> None:
+        self._store = Store(home, lambda: self._index.discard())  # noqa: PLW0108 - it is made below
+        self._faculties, self._progress = faculties, progress
+        self._index = Shortlist(self._store, faculties)
+        backfill = Backfill(self._store, faculties, progress)
+        settling = Settling(self._store, faculties, self._index, self._cohort)
+        self._keeper = Keeper([backfill.embed, backfill.analyse, settling.settle, self._index.tend])
+        self._cohorts: dict[str, Floats] = {}
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="gieok-words")
+        self._pid = os.getpid()
+
+    # ---- remember
 
     def remember(
         self,
@@ -80,24 +83,73 @@ class MemoryStore:
         when: Moment | None = None,
         source: str | None = None,
         kind: str | None = None,
+        judge: bool = True,
+        said: Saying | None = None,
     ) -> list[Memory]:
         """Store each text as it is and return its memory, in order; all of them are on disk, or none.
 
-        A text that this user has stored before gives the memory there is, unchanged. Raises `InvalidInput`.
+        A text that this user has stored before gives the memory there is, reinforced. With `judge`, new ones are
+        compared with older ones in the background. `said` is the turn they come from. Raises `InvalidInput`.
         """
         texts = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
-        draft = Draft(user, category, kind, source, check_moment(when, "when"))
-        vectors: dict[str, bytes] = {}
+        new = _New(Draft(user, category, kind, source, check_moment(when, "when")), judge, said)
+        if not texts:
+            return []
+        prepared: dict[str, _Prepared] = {}
         while True:
-            with self._changing() as change:
-                unseen = [text for text in dict.fromkeys(texts) if text not in vectors]
-                missing = [text for text in unseen if find(change.db, user, text) is None]
-                if not missing:
-                    return [self._find_or_add(change, draft, text, vectors) for text in texts]
-            # Without a lock; what another thread forgets meanwhile is missing in the next round.
-            vectors.update(zip(missing, self._encoded(missing), strict=True))
-            if (index := self._index) is not None:
-                self._room(index_bytes(len(index) + len(vectors), index.dim))
+            if missing := self._unknown(new, texts, prepared):
+                prepared.update(zip(missing, self._prepare(missing), strict=True))
+            with self._store.write() as db:
+                if all(text in prepared or find(db, user, text) for text in texts):
+                    stored = [self._find_or_add(db, new, text, prepared.get(text)) for text in texts]
+                    break  # else another thread has forgotten one meanwhile
+        self._keeper.nudge()
+        return stored
+
+    def _unknown(self, new: _New, texts: Sequence[str], prepared: dict[str, _Prepared]) -> list[str]:
+        unseen = [text for text in dict.fromkeys(texts) if text not in prepared]
+        if not self._store.exists():
+            return unseen
+        with self._store.read() as db:
+            return [text for text in unseen if find(db, new.draft.user, text) is None]
+
+    def _prepare(self, texts: list[str]) -> list[_Prepared]:
+        """Embed texts, and find their words meanwhile: both may load what they need."""
+        space = self._faculties.space()
+        words = self._begin_words(texts)
+        vectors = spaces.coded(self._faculties.embed(texts, "passage", space))
+        return [_Prepared(space, vector, one) for vector, one in zip(vectors, _ended(words), strict=True)]
+
+    def _begin_words(self, texts: list[str]) -> Future[Sequence[tuple[str, ...] | None]]:
+        try:
+            return self._beside.submit(self._words, texts)
+        except RuntimeError:  # it was shut down just now
+            raise EngineClosed("the engine is closed; make a new Engine.") from None
+
+    def _words(self, texts: list[str]) -> Sequence[tuple[str, ...] | None]:
+        try:
+            return self._faculties.words(texts)
+        except OutOfBudget:  # letters can be searched without it
+            return [None] * len(texts)
+
+    def _find_or_add(self, db: Connection, new: _New, text: str, prepared: _Prepared | None) -> Memory:
+        known = find(db, new.draft.user, text)
+        if known is not None:
+            if new.said:
+                keep(db, new.said, new.draft.user, known.id)
+            return reinforce(db, known)
+        assert prepared is not None
+        place = spaces.made(db, prepared.space, len(prepared.vector.vector) // 2)
+        seq, stored = add(db, new.draft, text)
+        spaces.put(db, place, seq, prepared.vector)
+        put_words(db, seq, text, prepared.words)
+        if new.judge and self._faculties.judge is not None:
+            db.execute("INSERT INTO unjudged VALUES (?)", (seq,))
+        if new.said:
+            keep(db, new.said, new.draft.user, stored.id)
+        return stored
+
+    # ---- search
 
     def search(
         self,
@@ -112,29 +164,91 @@ class MemoryStore:
         min_score: float | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """Return the at most `k` memories nearest in meaning, best first, of equal ones the newer first.
+        """Return the at most `k` memories that answer `query` best, best first, of equal ones the newer first.
 
-        `score` is the cosine, cut to 0..1. `since` and `until` are inclusive and hold for `when`, else
-        `created`; an `until` without a time of day is that whole day. The first search embeds what has no
-        vector of the current model, which `progress` is told of and may cancel. Raises `InvalidInput`.
+        `score` is from 0 to 1. `since` and `until` are inclusive and hold for `when`, else `created`; an `until`
+        without a time of day is that whole day. Raises `InvalidInput`.
         """
         check_text(query, "query")
         wanted = Filter(user, category, source, since, until)
         most = _positive(k, "k")
         if not self._any(wanted):
             return []
-        self._fill()
-        vector = _unit(self._vectors([query], "query"))[0]
-        if self._index is None:
-            count = self._number("SELECT count(*) FROM vectors WHERE model = ?", self._model_key())
-            self._room(index_bytes(count, len(vector)))
+        words = self._begin_words([query])
+        sense = self._sense(query)
+        asked = Asked(query, _ended(words)[0] or (), sense, wanted)
         with self._store.read() as db:
-            hits = self._ranked(db, vector, wanted, most)
+            hits = retriever.search(db, self._index, asked, most)
+        if self._index.missed:
+            self._keeper.nudge()
         return [
             hit if explain else Hit(hit.memory, hit.score)
             for hit in hits
             if min_score is None or hit.score >= min_score
         ]
+
+    def _any(self, wanted: Filter) -> bool:
+        if not self._store.exists():
+            return False
+        where, values = wanted.sql()
+        with self._store.read() as db:
+            return bool(rows(db, f"SELECT 1 FROM memories WHERE superseded_by IS NULL AND {where} LIMIT 1", values))
+
+    def _sense(self, query: str) -> Sense | None:
+        """Embed a query for the space that is searched; while a new model's is filled that is the old one's."""
+        space = self._faculties.space()
+        with self._store.read() as db:
+            served, own = spaces.serving(db), spaces.place(db, space)
+        if not (own and own.complete):
+            self._fill(own)
+            with self._store.read() as db:
+                served, own = spaces.serving(db), spaces.place(db, space)
+        for place in (served, own):
+            if place is not None:
+                try:
+                    return self._embedded(query, place)
+                except (ModelNotFound, OutOfBudget):
+                    if place == own:
+                        raise
+        return None
+
+    def _fill(self, own: Place | None) -> None:
+        """Have vectors made: by who searches where they are few, and nothing else is to be searched."""
+        if not self._store.claim():
+            return
+        with self._store.read() as db:
+            few = len(spaces.missing(db, own.number if own else 0, 0, _WAIT_FOR)) < _WAIT_FOR
+        self._keeper.nudge()
+        if few:
+            self._keeper.wait(None)
+
+    def _embedded(self, query: str, place: Place) -> Sense:
+        vectors = self._embed([query], "query", place.space)
+        dense = spaces.unit(vectors.dense)[0]
+        if len(dense) != place.dim:
+            spaces.decoded([b""], place.dim)
+        return Sense(place, dense, vectors.sparse[0] if vectors.sparse else None, self._cohort(place))
+
+    def _embed(self, texts: list[str], kind: TextKind, space: Space) -> Embedded:
+        """Embed in a stored space; the model may have got another name since."""
+        present = self._faculties.space()
+        return self._faculties.embed(texts, kind, present if present.model == space.model else space)
+
+    def _cohort(self, place: Place) -> Floats:
+        """Return the vectors of the cohort's sentences, made once for each model."""
+        if place.space.model not in self._cohorts:
+            with self._store.read() as db:
+                vectors = spaces.cohort(db, place)
+            if vectors is None:
+                made = self._embed(list(cohort.SENTENCES), "passage", place.space).dense
+                vectors = spaces.unit(made)
+                if self._store.is_writer:
+                    with self._store.write() as db:
+                        spaces.put_cohort(db, place.space, vectors)
+            self._cohorts[place.space.model] = vectors
+        return self._cohorts[place.space.model]
+
+    # ---- look
 
     def memories(
         self,
@@ -143,193 +257,157 @@ class MemoryStore:
         category: str | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
+        superseded: bool = False,
         limit: int | None = None,
     ) -> list[Memory]:
-        """Return memories, the last stored first, whatever the clock said then. Raises `InvalidInput`."""
+        """Return memories, the last stored first, whatever the clock said then; with `superseded`, former ones too.
+
+        Raises `InvalidInput`.
+        """
         where, values = Filter(user, category, None, since, until).sql()
         most = -1 if limit is None else _positive(limit, "limit")
-        sql = f"SELECT {COLUMNS} FROM memories WHERE {where} ORDER BY seq DESC LIMIT ?"
+        current = "" if superseded else "superseded_by IS NULL AND "
+        sql = f"SELECT {COLUMNS} FROM memories WHERE {current}{where} ORDER BY seq DESC LIMIT ?"
+        if not self._store.exists():
+            return []
         with self._store.read() as db:
             return [memory(row) for row in rows(db, sql, (*values, most))]
 
     def memory(self, id: str) -> Memory:
-        """Return the memory called `id`. Raises `MemoryNotFound`."""
+        """Return the memory called `id`, also a former one. Raises `MemoryNotFound`."""
         check_text(id, "id")
+        if self._store.exists():
+            with self._store.read() as db:
+                if found := rows(db, f"SELECT {COLUMNS} FROM memories WHERE id = ?", (id,)):
+                    return memory(found[0])
+        raise MemoryNotFound(id)
+
+    def history(self, id: str) -> list[Memory]:
+        """Return what was so before a memory, it, and what took its place, in the order in which they were stored.
+
+        Raises `MemoryNotFound`.
+        """
+        user = self.memory(id).user
+        sql = f"""
+            WITH RECURSIVE
+                later (id) AS (SELECT ? UNION SELECT superseded_by FROM memories JOIN later USING (id)
+                    WHERE superseded_by IS NOT NULL),
+                all_of_it (id) AS (SELECT id FROM later UNION
+                    SELECT memories.id FROM memories JOIN all_of_it ON superseded_by = all_of_it.id)
+            SELECT {COLUMNS} FROM memories WHERE id IN all_of_it AND user = ? ORDER BY seq
+        """
         with self._store.read() as db:
-            found = rows(db, f"SELECT {COLUMNS} FROM memories WHERE id = ?", (id,))
-        if not found:
-            raise MemoryNotFound(id)
-        return memory(found[0])
+            return [memory(row) for row in rows(db, sql, (id, user))]
 
     def count(self) -> int:
-        """Return how many memories there are, of every user."""
-        return self._number("SELECT count(*) FROM memories")
+        """Return how many memories there are, of every user, former ones too."""
+        if not self._store.exists():
+            return 0
+        with self._store.read() as db:
+            ((number,),) = rows(db, "SELECT count(*) FROM memories")
+            return int(number)
+
+    # ---- change
+
+    def update(self, id: str, changes: Edit) -> Memory:
+        """Correct a memory in place and return it; only the fields that are named change.
+
+        A former text is then in no file of the home but its backups. Raises `MemoryNotFound`, and `InvalidInput`, also
+        for the text of another memory of this user.
+        """
+        self.memory(id)
+        prepared = self._prepare([check_text(changes["text"])])[0] if "text" in changes else None
+        with self._store.write() as db:
+            seq, changed = edit(db, id, changes)
+            if prepared is not None:
+                spaces.drop(db, seq)
+                place = spaces.made(db, prepared.space, len(prepared.vector.vector) // 2)
+                spaces.put(db, place, seq, prepared.vector)
+                put_words(db, seq, changed.text, prepared.words)
+                self._store.owe_wipe(db)
+        if prepared is not None:
+            self._index.discard()
+            self._store.wipe()
+        self._keeper.nudge()
+        return changed
 
     def forget(self, id: str) -> None:
-        """Remove a memory: its text and vector are in no file of the home then. Raises `MemoryNotFound`."""
-        if not self._delete("id = ?", check_text(id, "id")):
-            raise MemoryNotFound(id)
+        """Remove a memory and those that were merged into it: they are in no file of the home then.
+
+        Raises `MemoryNotFound`.
+        """
+        self.memory(id)
+        try:
+            if not forgetting.forget(self._store, self._index, id):
+                raise MemoryNotFound(id)
+        finally:  # also where it is gone and its traces could not be removed
+            self._faculties.forgotten()
 
     def forget_all(self, user: str) -> int:
-        """Remove every memory of `user` in the same way; return how many there were."""
-        return self._delete("user = ?", check_text(user, "user"))
+        """Remove every memory of `user` in the same way, former ones too; return how many there were."""
+        check_text(user, "user")
+        if not self._store.exists():
+            return 0
+        try:
+            return forgetting.forget_all(self._store, self._index, user)
+        finally:
+            self._faculties.forgotten()
+
+    # ---- beside
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the background has nothing left to do, at most `timeout` seconds; return whether that is so."""
+        if self._store.exists():
+            self._store.claim()  # to do what a process that was killed has left
+            self._keeper.nudge()
+        return self._keeper.wait(timeout)
+
+    def export(self, path: Path, *, user: str | None = None, vectors: bool = False) -> int:
+        """Write the memories of `user`, or of all, to a file of JSON Lines; return how many. Raises `InvalidInput`."""
+        if not self._store.exists():
+            return transfer.export(None, path, user=user, vectors=vectors, progress=self._progress)
+        with self._store.read() as db:
+            return transfer.export(db, path, user=user, vectors=vectors, progress=self._progress)
+
+    def import_(self, path: Path) -> Imported:
+        """Add the memories of a file that `export` wrote; those that are here already stay. Raises `InvalidInput`."""
+        try:
+            space = self._faculties.space()
+        except ModelNotFound:  # what the file has of vectors is then left, and made when the model is here
+            space = None
+        done = transfer.import_(self._store.write, path, space=space, progress=self._progress)
+        self._keeper.nudge()
+        return done
+
+    def backup(self, path: Path | None = None) -> Path:
+        """Copy the database, also while it is used; return where the copy is: in the home unless a file is named.
+
+        What is forgotten is removed from the copies in the home, too.
+        """
+        return self._store.backup(
+            path, lambda done, total: report(self._progress, Progress("back memories up", done, total, "pages"))
+        )
 
     def problems(self) -> list[str]:
         """Return what is wrong with the database file, nothing if it is sound."""
         return self._store.problems()
 
     def close(self) -> None:
-        """Free the file, its lock and the index; every later call raises `EngineClosed`."""
+        """Stop the background, save the index, free the file and its lock; every later call raises `EngineClosed`."""
+        if os.getpid() != self._pid:
+            return
+        self._index.stop()
+        self._keeper.close()
+        self._beside.shutdown(cancel_futures=True)
+        self._index.save()
         self._store.close()
-        self._index = None
-
-    @contextmanager
-    def _changing(self) -> Iterator[_Change]:
-        """Change SQLite, then the index; where that is cut short, the next search reads the index anew."""
-        with self._store.read():
-            index, self._index = self._index, None
-            with self._store.write() as db:
-                change = _Change(db)
-                yield change
-            if index is not None:
-                _follow(index, change)
-            self._index = index
-
-    def _find_or_add(self, change: _Change, draft: Draft, text: str, vectors: dict[str, bytes]) -> Memory:
-        known = find(change.db, draft.user, text)
-        if known is not None:
-            return known
-        seq, new = add(change.db, draft, text)
-        change.db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (seq, self._model_key(), vectors[text]))
-        change.added[seq] = vectors[text]
-        return new
-
-    def _delete(self, where: str, value: str) -> int:
-        with self._store.read():
-            with self._changing() as change:
-                sql = f"DELETE FROM memories WHERE {where} RETURNING seq"
-                change.removed = [seq for (seq,) in rows(change.db, sql, (value,))]
-                if change.removed:
-                    self._store.owe_wipe(change.db)
-            if change.removed:
-                self._store.wipe()
-        return len(change.removed)
-
-    def _any(self, wanted: Filter) -> bool:
-        where, values = wanted.sql()
-        with self._store.read() as db:
-            return bool(rows(db, f"SELECT 1 FROM memories WHERE {where} LIMIT 1", values))
-
-    def _model_key(self) -> str:
-        if self._key is None:
-            self._key = self._model()
-        return self._key
-
-    def _vectors(self, texts: list[str], kind: TextKind) -> Vectors:
-        import numpy as np
-
-        vectors = self._embed(texts, kind)
-        if not np.isfinite(vectors).all():
-            raise StoreError("the embedding model gave vectors that are not numbers; check it: gieok models verify")
-        return vectors
-
-    def _encoded(self, texts: list[str]) -> list[bytes]:
-        self._model_key()  # before any lock is held: it may look at files
-        return [row.tobytes() for row in self._vectors(texts, "passage").astype("<f2")]
-
-    def _fill(self) -> None:
-        """Give every memory a vector of the current model; those of other models stay, for the way back."""
-        with self._filling:
-            if self._filled:
-                return
-            after, done, total = 0, 0, self._unfilled()
-            while rows := self._next_unfilled(after):
-                report(self._progress, Progress("embed memories", done, total, "memories"))
-                vectors = self._encoded([text for _, text in rows])
-                self._add_vectors([seq for seq, _ in rows], vectors)
-                after, done = rows[-1][0], done + len(rows)
-            self._filled = True
-
-    def _unfilled(self) -> int:
-        return self._number(f"SELECT count(*) FROM memories WHERE {_NO_VECTOR}", self._model_key())
-
-    def _number(self, sql: str, *values: str) -> int:
-        with self._store.read() as db:
-            ((number,),) = rows(db, sql, values)
-            return int(number)
-
-    def _next_unfilled(self, after: int) -> list[tuple[int, str]]:
-        sql = f"SELECT seq, text FROM memories WHERE {_NO_VECTOR} AND seq > ? ORDER BY seq LIMIT ?"
-        with self._store.read() as db:
-            return [(seq, text) for seq, text in rows(db, sql, (self._model_key(), after, _FILL_BATCH))]
-
-    def _add_vectors(self, seqs: list[int], vectors: list[bytes]) -> None:
-        # From a SELECT: a memory that was forgotten meanwhile must not get its vector back.
-        sql = "INSERT OR IGNORE INTO vectors SELECT seq, ?, ? FROM memories WHERE seq = ?"
-        key = self._model_key()
-        with self._store.write() as db:
-            db.executemany(sql, [(key, vector, seq) for seq, vector in zip(seqs, vectors, strict=True)])
-
-    def _loaded(self, db: Connection, dim: int) -> VectorIndex:
-        if self._index is None:
-            index = VectorIndex(dim)
-            cursor = db.execute("SELECT memory, vector FROM vectors WHERE model = ?", (self._model_key(),))
-            while batch := dict(islice(cursor, _LOAD_BATCH)):
-                _follow(index, _Change(db, added=batch))
-            self._index = index
-        return self._index
-
-    def _ranked(self, db: Connection, vector: Vectors, wanted: Filter, k: int) -> list[Hit]:
-        """Return the `k` best live rows that match; the index only says where to look."""
-        index = self._loaded(db, len(vector))
-        size = max(4 * k, _SHORTLIST)
-        seen: set[int] = set()
-        found: list[_Scored] = []
-        while len(found) < k and len(seen) < len(index):
-            ids = index.search(vector, size)[0].tolist()
-            found += self._scored(db, [seq for seq in ids if seq not in seen], vector, wanted)
-            seen.update(ids)
-            size *= 4
-        best = sorted(found, key=lambda row: row[:2], reverse=True)[:k]
-        return [Hit(memory(row), max(0.0, min(cosine, 1.0)), {"dense": cosine}) for cosine, _, row in best]
-
-    def _scored(self, db: Connection, seqs: list[int], vector: Vectors, wanted: Filter) -> list[_Scored]:
-        where, values = wanted.sql()
-        sql = (
-            f"SELECT seq, vector, {COLUMNS} FROM memories JOIN vectors ON memory = seq AND model = ? "
-            f"WHERE seq IN (SELECT value FROM json_each(?)) AND {where}"
-        )
-        found = rows(db, sql, (self._model_key(), json.dumps(seqs), *values))
-        # Rounded: the products of equal vectors may differ in the last bits.
-        cosines = (_decoded([row[1] for row in found], len(vector)) @ vector).round(6).tolist()
-        return [(cosine, row[0], row[2:]) for cosine, row in zip(cosines, found, strict=True)]
 
 
-def _follow(index: VectorIndex, change: _Change) -> None:
-    import numpy as np
-
-    index.remove(np.array(change.removed, dtype=np.int64))
-    index.add(np.array(list(change.added), dtype=np.int64), _decoded(list(change.added.values()), index.dim))
-
-
-def _decoded(blobs: list[bytes], dim: int) -> Vectors:
-    """Return fp16 rows as float32 (n, dim) of unit length."""
-    import numpy as np
-
-    if any(len(blob) != 2 * dim for blob in blobs):
-        raise StoreError(
-            f"stored vectors do not have the {dim} numbers of this embedding model, though it is called the "
-            "same; give the model another name in models.toml."
-        )
-    return _unit(np.frombuffer(b"".join(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32))
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    import numpy as np
-
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-    return unit
+def _ended(words: Future[Sequence[tuple[str, ...] | None]]) -> Sequence[tuple[str, ...] | None]:
+    try:
+        return words.result()
+    except CancelledError:
+        raise EngineClosed("the engine is closed; make a new Engine.") from None
 
 
 def _positive(value: int, what: str) -> int:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from engine.errors import InvalidInput
+from engine.connections import Row, rows
+from engine.errors import InvalidInput, MemoryNotFound
+from engine.index import Wanted
 from engine.inputs import CATEGORIES, KINDS, Moment, check_moment, check_text
-from engine.store import Row, rows
 
 if TYPE_CHECKING:
     from apsw import Connection
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
-IMPORTANCE = 0.5  # of a memory that nothing has judged yet
+IMPORTANCE = 0.5  # of a memory that was said once
+_REINFORCED = 0.2  # of what importance lacks to 1, each time that the same is said again
 COLUMNS = "id, text, category, kind, source, user, created, happened, valid_from, valid_to, superseded_by, importance"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -28,8 +30,9 @@ _MICROSECOND = timedelta(microseconds=1)
 class Memory:
     """One text that was remembered, verbatim; every time is an aware datetime.
 
-    `when` is what the caller said it is about (a date is its local midnight); `valid_from` is when it was
-    learnt, `valid_to` is None while it holds. `importance` lies between 0 and 1.
+    `when` is what the caller said it is about (a date is its local midnight); `valid_from` is when it was learnt,
+    `valid_to` and `superseded_by`, the id of another memory, are None while it holds. `importance` lies between 0 and
+    1, and grows each time the same is said again.
     """
 
     id: str
@@ -82,17 +85,33 @@ class Filter:
         optional(self.source, "source")
         self.sql()
 
+    def wanted(self) -> Wanted:
+        """Return the same for the index, which knows texts by hashes."""
+        stamps = self._stamps()
+        return Wanted(
+            user=hashed(self.user),
+            source=_optional(hashed, self.source),
+            category=_optional(category_code, self.category),
+            since=stamps[0],
+            until=stamps[1],
+        )
+
     def sql(self) -> tuple[str, list[str | int]]:
         """Return a condition on `memories` and its values."""
+        since, until = self._stamps()
         every = {
             "user = ?": self.user,
             "category = ?": self.category,
             "source = ?": self.source,
-            "moment >= ?": _optional(_stamp, check_moment(self.since, "since")),
-            "moment <= ?": _optional(_stamp, check_moment(_end(self.until), "until")),
+            "moment >= ?": since,
+            "moment <= ?": until,
         }
         used = {clause: value for clause, value in every.items() if value is not None}
         return " AND ".join(used), list(used.values())
+
+    def _stamps(self) -> tuple[int | None, int | None]:
+        since, until = check_moment(self.since, "since"), check_moment(_end(self.until), "until")
+        return _optional(stamp, since), _optional(stamp, until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +148,111 @@ def optional(value: str | None, what: str) -> None:
 def find(db: Connection, user: str, text: str) -> Memory | None:
     """Return the current memory of `user` with exactly this text."""
     sql = f"SELECT {COLUMNS} FROM memories WHERE user = ? AND digest = ? AND superseded_by IS NULL"
-    return next((memory(row) for row in rows(db, sql, (user, _digest(text)))), None)
+    return next((memory(row) for row in rows(db, sql, (user, digest(text)))), None)
 
 
 def add(db: Connection, draft: Draft, text: str) -> tuple[int, Memory]:
     """Insert a memory; return its number, which grows and is never given twice, and the memory."""
-    now = _stamp(datetime.now(UTC))
+    present = now()
     row = {
         "id": uuid.uuid4().hex,
         "text": text,
-        "digest": _digest(text),
+        "digest": digest(text),
         "category": draft.category,
         "kind": draft.kind,
         "source": draft.source,
         "user": draft.user,
-        "created": now,
+        "created": present,
         "happened": _optional(datetime.isoformat, draft.when),
-        "moment": now if draft.when is None else _stamp(draft.when),
-        "valid_from": now,
+        "moment": present if draft.when is None else stamp(draft.when),
+        "valid_from": present,
         "importance": IMPORTANCE,
     }
     names, marks = ", ".join(row), ", ".join("?" * len(row))
     sql = f"INSERT INTO memories ({names}) VALUES ({marks}) RETURNING seq, {COLUMNS}"
     ((seq, *columns),) = rows(db, sql, tuple(row.values()))
     return int(seq), memory(tuple(columns))
+
+
+class Edit(TypedDict, total=False):
+    """The fields of a memory that can be corrected; `when` None means that it is about no other time than `created`."""
+
+    text: str
+    category: str | None
+    kind: str | None
+    source: str | None
+    when: Moment | None
+    importance: float
+
+
+def edit(db: Connection, id: str, changes: Edit) -> tuple[int, Memory]:
+    """Change the named fields of a memory; return its number, and the memory.
+
+    Raises `MemoryNotFound`, `InvalidInput` also where the user has the new text already, `TypeError` for another field.
+    """
+    assigned = _assigned(changes)
+    if "digest = ?" in assigned and _is_taken(db, id, assigned["digest = ?"]):
+        raise InvalidInput("another memory of this user has exactly this text; forget one of the two")
+    sql = f"UPDATE memories SET {', '.join(['id = id', *assigned])} WHERE id = ? RETURNING seq, {COLUMNS}"
+    found = rows(db, sql, (*assigned.values(), id))
+    if not found:
+        raise MemoryNotFound(id)
+    return int(found[0][0]), memory(found[0][1:])
+
+
+def _is_taken(db: Connection, id: str, text: Any) -> bool:
+    sql = """
+        SELECT 1 FROM memories AS own JOIN memories AS other USING (user)
+        WHERE own.id = ? AND own.superseded_by IS NULL
+        AND other.id <> own.id AND other.digest = ? AND other.superseded_by IS NULL
+    """
+    return bool(rows(db, sql, (id, text)))
+
+
+def _assigned(changes: Edit) -> dict[str, Any]:
+    """Return assignments and their values."""
+    if unknown := changes.keys() - Edit.__annotations__.keys():
+        raise TypeError(f"a memory has no field {min(unknown)!r} that can be changed")
+    found: dict[str, Any] = {}
+    if "text" in changes:
+        text = check_text(changes["text"])
+        found |= {"text = ?": text, "digest = ?": digest(text)}
+    for name, known in (("category", CATEGORIES), ("kind", KINDS)):
+        if name in changes:
+            one_of(changes[name], known, name)  # type: ignore[literal-required]
+            found[f"{name} = ?"] = changes[name]  # type: ignore[literal-required]
+    if "source" in changes:
+        optional(changes["source"], "source")
+        found["source = ?"] = changes["source"]
+    if "when" in changes:
+        when = check_moment(changes["when"], "when")
+        found |= {
+            "happened = ?": _optional(datetime.isoformat, when),
+            "moment = ifnull(?, created)": _optional(stamp, when),
+        }
+    if "importance" in changes:
+        found["importance = ?"] = _share(changes["importance"], "importance")
+    return found
+
+
+def _share(value: float, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} must be a number, not {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"{what} must lie between 0 and 1")
+    return float(value)
+
+
+def reinforce(db: Connection, known: Memory) -> Memory:
+    """Note that a memory was said again; return it as it is then."""
+    importance = reinforced(known.importance)
+    db.execute("UPDATE memories SET importance = ? WHERE id = ?", (importance, known.id))
+    return replace(known, importance=importance)
+
+
+def reinforced(importance: float) -> float:
+    """Return the importance of what was said once more."""
+    return importance + _REINFORCED * (1 - importance)
 
 
 def memory(row: Row) -> Memory:
@@ -171,11 +271,28 @@ def _optional(function: Callable[[_A], _B], value: _A | None) -> _B | None:
     return None if value is None else function(value)
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
+    """Return what exact duplicates share."""
     return hashlib.sha256(text.encode("utf-8")).digest()
 
 
-def _stamp(moment: datetime) -> int:
+def hashed(text: str) -> int:
+    """Return 63 bits of a text, never 0: an index entry knows users and sources by it."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little") >> 1 or 1
+
+
+def category_code(category: str | None) -> int:
+    """Return 0 for no category, else its number among `CATEGORIES`, from 1."""
+    return 0 if category is None else CATEGORIES.index(category) + 1
+
+
+def now() -> int:
+    """Return the present as a stamp."""
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> int:
+    """Return the microseconds of UTC that stand for a moment in the database."""
     return (moment - _EPOCH) // _MICROSECOND
 
 

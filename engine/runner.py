@@ -155,6 +155,10 @@ class Runner:
         self.scheduler.submit(request.job)
         self._requests[id(request.job)] = request
 
+    def forget(self) -> None:
+        """Drop what is kept of conversations that are over."""
+        self.scheduler.cache.forget()
+
     def interrupt(self) -> None:
         """Make a running decode return early, from any thread; what is still wanted is computed again."""
         self._context.abort.set()

@@ -1,27 +1,36 @@
-"""The SQLite file under the memories: opening, locking, migrating, wiping. Nothing else knows apsw.
+"""The SQLite file under the memories: opening, locking, migrating, backing up, wiping.
 
-One process at a time holds a home, by a lock of the operating system taken at the first use. What `write()`
-has left is on disk: WAL with `synchronous=FULL`.
+One process at a time writes to a home, by a lock of the operating system taken at its first change; others read beside
+it. What `write()` has left is on disk: WAL with `synchronous=FULL`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.errors import EngineClosed, StoreError, StoreLocked
+from engine import connections
+from engine.connections import rows
+from engine.errors import EngineClosed, InvalidInput, StoreError, StoreLocked
+from engine.holding import Holding
+from engine.migrations import MIGRATIONS
 
 if TYPE_CHECKING:
-    from apsw import Bindings, Connection
-    from filelock import FileLock
+    from apsw import Connection
 
 FILE_NAME = "memory.sqlite3"
+BACKUPS = "backups"
 LOCK_TIMEOUT = 0.5  # seconds until another writer of the same home is reported
+_READERS_GO = 30.0  # seconds in which who reads is done: a search over a large store without its index takes some
+_BLANKED = 2  # the schema since which the unused space of every page is cleared
+_READERS = 8  # connections that stay open for the next reader
 _PRAGMAS = (
     "page_size = 8192",  # three vectors of 1,024 numbers a page; at 4,096 one, and half the page empty
     "journal_mode = WAL",
@@ -30,228 +39,257 @@ _PRAGMAS = (
     "foreign_keys = ON",
 )
 
-Row = tuple[Any, ...]
-Migration = Callable[["Connection"], None]
-MIGRATIONS: list[Migration] = []
-
-
-def migration(step: Migration) -> Migration:
-    """Register `step` as the next one of the schema; steps are never changed once released, only followed."""
-    MIGRATIONS.append(step)
-    return step
-
-
-@migration
-def memories_and_vectors(db: Connection) -> None:
-    """Times are microseconds of UTC; `happened` keeps the caller's offset; `moment` is it, else `created`."""
-    # AUTOINCREMENT: a seq is never given twice, so an index entry cannot come to mean another memory.
-    # The digest is unique among the current ones only: what was superseded may become true again.
-    db.execute("""
-        CREATE TABLE memories (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            text TEXT NOT NULL,
-            digest BLOB NOT NULL,
-            category TEXT,
-            kind TEXT,
-            source TEXT,
-            user TEXT NOT NULL,
-            created INTEGER NOT NULL,
-            happened TEXT,
-            moment INTEGER NOT NULL,
-            valid_from INTEGER,
-            valid_to INTEGER,
-            superseded_by TEXT,
-            importance REAL NOT NULL
-        ) STRICT;
-        CREATE UNIQUE INDEX memories_current ON memories (user, digest) WHERE superseded_by IS NULL;
-        CREATE TABLE vectors (
-            memory INTEGER NOT NULL REFERENCES memories (seq) ON DELETE CASCADE,
-            model TEXT NOT NULL,
-            vector BLOB NOT NULL,
-            UNIQUE (memory, model)
-        ) STRICT;
-        CREATE TABLE chores (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
-    """)
-
-
-def rows(db: Connection, sql: str, values: Bindings = ()) -> list[Row]:
-    """Run one statement to its end and return its rows."""
-    return list(db.execute(sql, values))
-
-
-def _checked(db: Connection, check: str) -> list[str]:
-    import apsw
-
-    found: list[str] = []
-    try:
-        found.extend(str(problem) for (problem,) in db.execute(f"PRAGMA {check}"))
-    except apsw.CorruptError as error:  # damage that the check itself cannot get past
-        found.append(str(error))
-    return [] if found == ["ok"] else found
-
 
 @dataclass(frozen=True, slots=True)
 class Health:
     """What a home's database looks like: its bytes, what SQLite's check finds, and how much is in it.
 
-    `memories` is user → how many; `vectors` of all of them have one of the model that was asked about.
+    `memories` is user → how many; `vectors` of all of them have one by which they are searched, and `model` is what the
+    model is called that made those.
     """
 
     size: int
     problems: tuple[str, ...]
     memories: dict[str, int]
     vectors: int
-
-
-def sqlite_version() -> str:
-    """Return the version of the SQLite that is used here."""
-    import apsw
-
-    return str(apsw.sqlite_lib_version())
+    model: str | None = None
 
 
 class Store:
-    """The database of one home: one connection behind one lock, opened by its first use.
+    """The database of one home: one connection that writes, behind a lock, and a few that read.
 
-    Every method raises `StoreLocked` where another process has the home, `StoreError` where the file cannot
-    be used, and `EngineClosed` after `close()` or in a forked child.
+    `leftovers` is called at the opening after a process that was killed while it forgot; it removes what else may hold
+    what was forgotten. Every method raises `StoreLocked` where it has to write and another process does, `StoreError`
+    where the file cannot be used, and `EngineClosed` after `close()` or in a forked child.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, leftovers: Callable[[], object] = lambda: None) -> None:
         self.path = home / FILE_NAME
-        self._guard = threading.RLock()
-        self._lock: FileLock | None = None
-        self._connection: Connection | None = None
+        self._leftovers = leftovers
+        self._guard = threading.RLock()  # of the writer
+        self._holding = Holding(home, LOCK_TIMEOUT)
+        self._writer: Connection | None = None
+        self._lending = threading.Condition()
+        self._readers: list[Connection] = []
+        self._lent = 0
+        self.copying = threading.Lock()  # of who puts a backup into the home, or forgets what may be in one
         self._closed = False
         self._pid = os.getpid()
 
+    def exists(self) -> bool:
+        """Return whether anything was ever stored here."""
+        self._check()
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process is the one that may write."""
+        return self._writer is not None
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Lend the connection; no other thread uses the store meanwhile."""
-        if os.getpid() != self._pid:  # before the guard: a thread that is not in this process may hold it
-            raise EngineClosed("this engine belongs to the parent process; make a new Engine after the fork.")
-        with self._guard, self._translated():
-            if self._closed:
-                raise EngineClosed("the engine is closed; make a new Engine.")
-            if self._connection is None:
-                self._connection = self._open()
-            yield self._connection
+        """Lend a connection that can only read, and sees all that was committed before and nothing that comes later."""
+        with self._translated():
+            db = self._borrow()
+            broken = True
+            try:
+                db.execute("BEGIN")
+                yield db
+                db.execute("COMMIT")
+                broken = False
+            finally:
+                self._give_back(db, broken)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Lend the connection inside a transaction that is on disk at the end, or undone by any exception."""
-        with self.read() as db, db:
+        """Lend the writer inside a transaction that is on disk at the end, or undone by any exception."""
+        with self._alone() as db, db:
             yield db
+
+    def claim(self) -> bool:
+        """Become the process that writes, if no other one does; return whether this is it."""
+        with contextlib.suppress(StoreLocked), self._alone():
+            pass
+        return self.is_writer
 
     def owe_wipe(self, db: Connection) -> None:
         """Record in the deleting transaction that traces are left, for `wipe` or the next opening."""
         db.execute("INSERT OR IGNORE INTO chores VALUES ('wipe')")
 
     def wipe(self) -> None:
-        """Remove the traces of deleted rows from the database file and its log.
+        """Remove the traces of deleted rows from the words' index, from the log, and from the pages in memory.
 
-        `secure_delete` misses the copies that SQLite leaves in a page's unused space when it moves rows
-        between pages, or so it seems: deleted texts were found there (DECISIONS). A rewritten file has none.
+        In the file itself there are none: `secure_delete` clears deleted cells, `engine.blanking` what that misses.
         """
-        with self.read() as db:
+        with self._alone() as db:
             self._wipe(db)
 
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check finds, nothing for a sound file."""
-        with self.read() as db:
-            return _checked(db, "integrity_check")
+        if not self.exists():
+            return []
+        with self._translated(), self._looking() as db:  # outside of a transaction: damage may fail its end, too
+            return connections.checked(db, "integrity_check")
 
-    def health(self, model: str | None) -> Health | None:
-        """Look at the file, also while another process has it; None where there is none. Nothing is changed or locked.
+    def backup(self, path: Path | None, heed: Callable[[int, int], object]) -> Path:
+        """Copy the database into one file, as it is now; return its path, in the home's `backups` if none is named.
 
-        `model` is the embedding model whose vectors are counted.
+        `heed` hears how many pages of how many are copied; what it raises ends the copying. An existing file is
+        replaced once the copy is whole. Raises `InvalidInput` for a path in the home, where forgetting must find all.
         """
+        from engine.workplace import sync
+
+        if path is not None and path.resolve().is_relative_to(self.path.parent.resolve()):
+            raise InvalidInput(f"{path} lies in the folder of the memories; name a place outside of it, or none.")
+        if not self.exists():
+            raise InvalidInput("nothing was ever stored in this home, so there is nothing to back up")
+        target = path or self.path.parent / BACKUPS / f"memory-{datetime.now():%Y%m%d-%H%M%S-%f}.sqlite3"
+        aside = target.with_name(f"{target.name}.part")
+        with self.copying, self.read() as db:
+            if path is None:
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                os.close(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+                with contextlib.closing(connections.to_write(aside)) as copy:
+                    connections.copied(db, copy, heed)
+                sync(aside)
+                aside.replace(target)
+            finally:
+                aside.unlink(missing_ok=True)
+        return target
+
+    def backups(self) -> list[Path]:
+        """Return the backups that lie in the home, the newest first."""
+        folder = self.path.parent / BACKUPS
+        return sorted(folder.glob("*.sqlite3"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+    def forget_in_backups(self, sql: str, values: Sequence[str | bytes]) -> None:
+        """Run a DELETE in every backup of the home, and rewrite it; one that cannot be read is removed."""
+        with self._translated():
+            for part in (self.path.parent / BACKUPS).glob("*.part*"):  # of a process that was killed
+                part.unlink(missing_ok=True)
+            for path in self.backups():
+                try:
+                    with connections.noticed(), contextlib.closing(connections.to_write(path)) as db:
+                        _forget_in(db, sql, values)
+                except connections.Damaged:  # nobody can restore it
+                    path.unlink()
+
+    def health(self) -> Health | None:
+        """Look at the file, also while another process has it; None where there is none. It changes nothing."""
         with self._translated():
             if not self.path.exists():
                 return None
             size = self.path.stat().st_size
             with self._looking() as db:
                 self._version(db)
-                if problems := _checked(db, "quick_check"):
+                if problems := connections.checked(db, "quick_check"):
                     return Health(size, tuple(problems), {}, 0)
-                if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'vectors'"):  # made, and not yet used
+                if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'spaces'"):  # made, and not yet used
                     return Health(size, (), {}, 0)
                 memories: dict[str, int] = dict(
                     rows(db, "SELECT user, count(*) FROM memories GROUP BY user ORDER BY 2 DESC")
                 )
-                ((vectors,),) = rows(db, "SELECT count(*) FROM vectors WHERE model = ?", (model,))
-                return Health(size, (), memories, vectors)
+                served = rows(db, _SERVED) or [(None, 0)]
+                return Health(size, (), memories, served[0][1], served[0][0])
 
     @contextmanager
     def _looking(self) -> Iterator[Connection]:
-        """Lend a connection that can only read."""
-        import apsw
-
-        # Without a log nobody has the file open; an ordinary reader would then leave a log and its index behind.
-        alone = "" if self.path.with_name(f"{FILE_NAME}-wal").exists() else "&immutable=1"
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        db = apsw.Connection(f"{self.path.absolute().as_uri()}?mode=ro{alone}", flags=flags)
-        try:
+        """Lend a connection that can only read, and leaves nothing behind."""
+        with contextlib.closing(connections.to_look(self.path)) as db:
             db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
             yield db
-        finally:
-            db.close()
 
     def close(self) -> None:
-        """Free the file and the lock; may be called twice; in a forked child it leaves both alone."""
+        """Free the file and the lock, once who reads is done; may be called twice; a forked child leaves both alone."""
         if os.getpid() != self._pid:
             return
-        with self._guard, self._translated():
+        with self._lending:
             self._closed = True
+            self._lending.wait_for(lambda: not self._lent, _READERS_GO)
+            readers, self._readers = self._readers, []
+        for db in readers:
+            db.close()
+        with self._guard, self._translated():
             try:
-                if self._connection is not None:
-                    self._connection.close()
+                if self._writer is not None:
+                    connections.close_writer(self._writer)
             finally:
-                self._connection = None
-                self._release()
+                self._writer = None
+                self._holding.release()
+
+    # ---- who reads
+
+    def _borrow(self) -> Connection:
+        self._check()
+        with self._lending:
+            self._check()
+            self._lent += 1
+            if self._readers:
+                return self._readers.pop()
+        try:
+            return self._reader()
+        except BaseException:
+            with self._lending:
+                self._lent -= 1
+                self._lending.notify_all()
+            raise
+
+    def _give_back(self, db: Connection, broken: bool) -> None:
+        with self._lending:
+            self._lent -= 1
+            keep = not (broken or self._closed) and len(self._readers) < _READERS
+            if keep:
+                self._readers.append(db)
+            self._lending.notify_all()
+        if not keep:
+            db.close()
+
+    def _reader(self) -> Connection:
+        db = connections.to_read(self.path)
+        try:
+            db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
+            if self._version(db) < len(MIGRATIONS):
+                with self._alone():  # brings the file up to date
+                    pass
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    # ---- who writes
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """Lend the writer; no other thread has it meanwhile."""
+        self._check()  # before the guard: after a fork a thread that is not in this process may hold it
+        with self._guard, self._translated():
+            self._check()
+            if self._writer is None:
+                self._writer = self._open()
+            yield self._writer
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise EngineClosed("this engine belongs to the parent process; make a new Engine after the fork.")
+        if self._closed:
+            raise EngineClosed("the engine is closed; make a new Engine.")
 
     def _open(self) -> Connection:
-        self._acquire()
+        self._holding.take()
         try:
             return self._connect()
         except BaseException:
-            self._release()
+            self._holding.release()
             raise
 
-    def _acquire(self) -> None:
-        from filelock import FileLock, Timeout
-
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # thread_local=False: the thread that closes need not be the one that opened.
-        lock = FileLock(self.path.with_name("lock"), timeout=LOCK_TIMEOUT, mode=0o600, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreLocked(
-                f"another engine is using the memories in {self.path.parent}. "
-                "Close it, or give this one another home (--home DIR)."
-            ) from None
-        self._lock = lock
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
     def _connect(self) -> Connection:
-        import apsw
-
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         self.path.chmod(0o600)  # SQLite gives its log the same
-        db = apsw.Connection(str(self.path))
+        db = connections.to_write(self.path)
         try:
             db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
-            db.transaction_mode = "IMMEDIATE"
-            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a file that is refused is not written to
-            version = self._version(db)
-            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            self._prepare(db, version)
+            self._prepare(db, self._version(db))
         except BaseException:
             db.close()
             raise
@@ -273,40 +311,62 @@ class Store:
             with db:
                 step(db)
                 db.execute(f"PRAGMA user_version = {number}")
+                if number == _BLANKED and version:
+                    db.execute("INSERT OR IGNORE INTO chores VALUES ('rewrite')")
+        if rows(db, "SELECT 1 FROM chores WHERE name = 'rewrite'"):
+            db.execute("VACUUM")  # pages that were written before their unused space was cleared
+            db.execute("DELETE FROM chores WHERE name = 'rewrite'")
         if rows(db, "SELECT 1 FROM chores WHERE name = 'wipe'"):
+            self._leftovers()
             self._wipe(db)
 
     def _wipe(self, db: Connection) -> None:
-        db.execute("VACUUM")
-        ((busy, _, _),) = rows(db, "PRAGMA wal_checkpoint(TRUNCATE)")
+        db.set_busy_timeout(int(_READERS_GO * 1000))
+        try:
+            _merge_words(db)
+            ((busy, _, _),) = rows(db, "PRAGMA wal_checkpoint(TRUNCATE)")
+            rows(db, "PRAGMA shrink_memory")  # a page from before would take its unused space into the log again
+        finally:
+            db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
         if busy:
             raise StoreError(
                 f"the memory is deleted, but another program is reading {self.path}, so traces stay in its "
-                "log. Close that program; the next forget or the next start removes them."
+                "log. Close that program; the next forget, or the first change after a start, removes them."
             )
         db.execute("DELETE FROM chores WHERE name = 'wipe'")
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        import apsw
+    def _translated(self) -> AbstractContextManager[None]:
+        return connections.translated(self.path, self._mend)
 
-        try:
-            yield
-        except apsw.Error as error:
-            raise self._explain(error) from error
-        except OSError as error:
-            raise StoreError(f"{error.filename or self.path} cannot be used: {error.strerror}.") from error
+    def _mend(self) -> str:
+        newest = next(iter(self.backups()), None)
+        step = f"put {newest} in its place" if newest else "put a backup there (none is in this home) or start anew"
+        return (
+            f"Close Gieok and move {FILE_NAME} away, its -wal and -shm files with it (keep them: they may be "
+            f"repairable); {step}."
+        )
 
-    def _explain(self, error: Exception) -> StoreError:
-        import apsw
 
-        if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
-            return StoreError(
-                f"{self.path} is damaged ({error}). Close Gieok and move {FILE_NAME} away, its -wal and -shm "
-                "files with it (keep them: they may be repairable); put a backup there or start anew."
-            )
-        if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-            return StoreLocked(f"another program is writing to {self.path}; close it and try again.")
-        if isinstance(error, apsw.FullError):
-            return StoreError(f"the disk that holds {self.path} is full; free some space and try again.")
-        return StoreError(f"{self.path} cannot be read or written: {error}.")
+_SERVED = """
+    SELECT name, (SELECT count(*) FROM vectors WHERE key >> 40 = number) FROM spaces
+    WHERE number = (SELECT value FROM meta WHERE name = 'serving')
+"""
+
+
+def _merge_words(db: Connection) -> None:
+    """Leave in the words' index only what there are rows of; what was deleted is in older parts of it until then."""
+    if rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'words'"):
+        db.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+
+def _forget_in(db: Connection, sql: str, values: Sequence[str | bytes]) -> None:
+    for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_mode = DELETE"):
+        rows(db, f"PRAGMA {pragma}")
+    with db:
+        db.execute(sql, values)
+        if db.changes():
+            db.execute("INSERT OR IGNORE INTO chores VALUES ('wipe')")  # who is killed now wipes it the next time
+    if rows(db, "SELECT 1 FROM chores WHERE name = 'wipe'"):
+        _merge_words(db)
+        db.execute("VACUUM")
+        db.execute("DELETE FROM chores WHERE name = 'wipe'")

@@ -9,6 +9,8 @@
                                           [--quick] [--json FILE]
     python scripts/benchmark.py embedding [--model NAME|FOLDER | --shape [--keep FOLDER]] [--rounds N] [--texts N]
                                           [--rows NAME,NAME] [--quick] [--json FILE]
+    python scripts/benchmark.py memory [--memories N] [--million] [--model FOLDER] [--folder DIR] [--rounds N]
+                                       [--rows NAME,NAME] [--quick] [--json FILE]
 
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
 number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
@@ -17,7 +19,8 @@ RAM that models of true shape take, against the estimate; writes each into a tem
 the first use of a model of true shape against bare calls of llama.cpp; what many loads and unloads of the starter
 models, and of a file that `--model` names, leave in RAM, open and running. `embedding`: BGE-M3's shape, or
 another embedding model, prepared for this processor, against `SentenceTransformer.encode` in float32; writes 3 GB into
-a temporary folder.
+a temporary folder. `memory`: the store of memories at 100,000, and with `--million` also at that many, for which it
+writes 7 GB into a temporary folder; with the folder of an embedding model also the whole of a search.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from pathlib import Path
 
 import embedding_benchmark
 import lifecycle_benchmark
+import memory_benchmark
 import resident
 import runtime_benchmark
 import shapes
@@ -153,12 +157,16 @@ def main() -> None:
     """Measure, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="?", choices=RUNS, default="starter")
-    parser.add_argument("--model", default="", metavar="GGUF", help="another file; embedding: a name or a folder")
+    parser.add_argument(
+        "--model", default="", metavar="GGUF", help="another file; embedding: a name or a folder; memory: a folder"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="resident, embedding: where shapes lie for a moment")
+    parser.add_argument("--json", "--output", type=Path, metavar="FILE")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where shapes and stores lie for a moment")
     parser.add_argument("--lives", type=int, default=50, metavar="N", help="lifecycle: loads of each model")
     parser.add_argument("--texts", type=int, metavar="N", help="embedding: short texts in one call")
+    parser.add_argument("--memories", type=int, default=100_000, metavar="N", help="memory: how many there are")
+    parser.add_argument("--million", action="store_true", help="memory: a million after these")
     for_runtime(parser.add_argument_group("runtime"))
     arguments = parser.parse_args()
     processor = platform.processor() or platform.machine()
@@ -242,6 +250,25 @@ def show_embedding(arguments: argparse.Namespace) -> object:
         raise SystemExit(str(error)) from None
 
 
+def show_memory(arguments: argparse.Namespace) -> object:
+    """Print how fast, how exact and how large the store of memories is."""
+    known = memory_benchmark.SECTIONS
+    names = arguments.rows.split(",") if arguments.rows else list(known)
+    check_names(names, known)
+    if arguments.model and not Path(arguments.model, "tokenizer.json").is_file():
+        raise SystemExit(f"{arguments.model} is no folder of an embedding model")
+    size = memory_benchmark.QUICK_SIZE if arguments.quick else arguments.memories
+    counts = memory_benchmark.QUICK if arguments.quick else memory_benchmark.Counts()
+    libraries = [memory_benchmark.Library(size, model=arguments.model and str(Path(arguments.model).absolute()))]
+    if arguments.million:
+        libraries.append(memory_benchmark.THE_MILLION)
+    try:
+        plan = memory_benchmark.Plan(libraries, counts, arguments.rounds, arguments.folder, names)
+        return memory_benchmark.measure(plan)
+    except (ModelNotFound, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
 def show_threads(arguments: argparse.Namespace) -> object:
     """Print speeds by number of threads."""
     rows = threads(arguments.model, arguments.rounds)
@@ -267,6 +294,7 @@ def show_starter(arguments: argparse.Namespace) -> object:
 RUNS = {
     "starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident,
     "lifecycle": show_lifecycle, "embedding": show_embedding,
+    "memory": show_memory,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""How good a model is, on public test sets that are not part of Gieok.
+"""How good a model is, on public test sets that are not part of Gieok, and how well memories are found.
 
     python scripts/evaluate.py embedding FOLDER [--model NAME|FOLDER] [--backend torch|openvino|both]
                                                 [--tests NAME,NAME] [--blocks N] [--json FILE]
+    python scripts/evaluate.py memory [--profile NAME] [--data FOLDER] [--paraphrases FOLDER]
+                                      [--split dev|test|all] [--json FILE]
 
 `embedding`: with torch in float32, with the fast path, or with both; by each view of a text that the model has (dense,
 sparse, multi-vector) and by their combinations, of which scripts/retrieval.py has the formulas. The tests:
@@ -13,6 +15,10 @@ sparse, multi-vector) and by their combinations, of which scripts/retrieval.py h
   nDCG@10. For a model that puts the same before both, query and passage are one.
 - `agreement`: the fast path beside torch, on the first 1,000 different sentences of KorSTS, embedded as queries: the
   cosines of a sentence's dense vectors, of its tokens' weights, and of the vectors of each of its tokens.
+
+`memory`: whether the search for memories finds the right ones, and knows when there are none; with the project's own
+questions, whose memories are in --data, and with ParaKQC where --paraphrases names its folder; and how often the judge
+of memories is right. scripts/memory_quality.py tells how.
 
 In the table all but cosines is times 100; in the JSON nothing is. The fast path is prepared where that has not been
 done. Exit status 0; 1: the model is missing or cannot be loaded; 2: no test set, or the command line asks for what
@@ -33,6 +39,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+import judge_quality
+import memory_quality
 import retrieval
 from embedding_quality import SENTENCES, Backend, Cosines, Evaluation, Measured, Test, agreement
 from korean_sets import BLOCK, KORSTS, PARAKQC, NoData, Sets, read_korsts, read_parakqc
@@ -46,6 +54,7 @@ from engine.views import Head, Views
 TESTS: tuple[Test, ...] = get_args(Test)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)  # the reference first
 PACKAGES = ("gieok", "torch", "openvino", "nncf", "sentence-transformers", "transformers", "numpy", "scipy")
+DATA = Path(__file__).parents[1] / "tests" / "data"
 HEADER = "| backend | score | KorSTS | Recall@9 | MRR@10 | nDCG@10 |\n|---|---|---|---|---|---|"
 
 
@@ -168,10 +177,17 @@ def written(plan: Evaluation, rows: Sequence[Measured], cosines: Mapping[Head, C
             "weights": retrieval.WEIGHTS,
             "rank_constant": retrieval.RANK_CONSTANT,
         },
-        "machine": {"processor": tuning.processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version(), **versions()},
+        **surroundings(),
         "backends": {row.backend: {k: v for k, v in asdict(row).items() if k != "backend"} for row in rows},
         "agreement": {head: asdict(found) for head, found in cosines.items()},
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what is measured on and with."""
+    return {
+        "machine": {"processor": tuning.processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "versions": {"python": platform.python_version(), **versions()},
     }
 
 
@@ -213,6 +229,20 @@ def embedding(options: argparse.Namespace, ticker: Ticker) -> None:
         options.json.write_text(text + "\n", encoding="utf-8")
 
 
+def memory(options: argparse.Namespace, ticker: Ticker) -> None:
+    """Measure how memories are found and judged, print it, write JSON if asked."""
+    plan = memory_quality.Plan(options.profile, options.data, options.paraphrases, options.split)
+    model = config.load().profile(plan.profile)["embedding"]
+    found = memory_quality.run(plan, ticker)
+    ticker.clear()
+    print("\n".join(memory_quality.table(found["sets"])))
+    for half, judged in found["judge"].items():
+        print(f"\nThe judge, {half}: {judged['pairs']} pairs\n\n{judge_quality.table(judged)}")
+    if options.json:
+        text = json.dumps({"model": model, **surroundings(), **found}, ensure_ascii=False, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure a model on public test sets.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -223,6 +253,12 @@ def _parser() -> argparse.ArgumentParser:
     embedding.add_argument("--tests", metavar="NAME,NAME", help=f"of {', '.join(TESTS)}; default: all")
     embedding.add_argument("--blocks", type=_positive, metavar="N", help="only the first N blocks of ParaKQC")
     embedding.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    memory = commands.add_parser("memory", help="how well Korean questions find memories")
+    memory.add_argument("--profile", default="starter", metavar="NAME", help="whose embedding model; default: starter")
+    memory.add_argument("--data", type=Path, default=DATA, metavar="FOLDER", help="the project's set; default: its own")
+    memory.add_argument("--paraphrases", type=Path, metavar="FOLDER", help=f"the folder that holds {PARAKQC}")
+    memory.add_argument("--split", choices=get_args(memory_quality.Split), default="test", help="default: test")
+    memory.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser
 
 
@@ -236,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     options, ticker = _parser().parse_args(arguments), Ticker()
     try:
-        embedding(options, ticker)
+        {"embedding": embedding, "memory": memory}[options.command](options, ticker)
     except (NoData, Unusable) as error:
         status, why = 2, str(error)
     except (EngineError, MemoryError, OSError) as error:

@@ -152,7 +152,8 @@ def run(options: Options) -> dict[str, Any]:
         if {"everything", "rounds"} & set(options.parts):
             dim = lifecycle_cast.dimension(options.cast, Path(laid))
             print(f"writing {options.memories:,} memories", file=sys.stderr, flush=True)
-            lifecycle_cast.write_memories(home, options.memories, options.cast.embedding, dim)
+            space = lifecycle_cast.space_of(options.cast, Path(laid))
+            lifecycle_cast.write_memories(home, options.memories, space, dim)
         if "everything" in options.parts:
             record = watch(Part("everything", laid, str(home), options.cast), folder, None)
             report["everything"] = {**summary(record), "found": record.found()}

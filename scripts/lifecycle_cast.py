@@ -15,7 +15,11 @@ import numpy as np
 import resident
 import shapes
 
-from engine import config, layout
+from engine import config, identity, layout, spaces
+from engine.backfill import put_words
+from engine.faculties import Embedded, Space
+from engine.korean.morphemes import version
+from engine.lexical import ROWS
 from engine.records import Draft, add
 from engine.store import Store
 
@@ -129,20 +133,32 @@ def sentence(number: int) -> str:
     return " ".join(reversed(words)) + (f" ({rest + 1}번째)" if rest else "")
 
 
-def write_memories(home: Path, count: int, model: str, dim: int) -> None:
-    """Write memories into the store of `home`, as `model` might have embedded them: random vectors of length 1."""
+def write_memories(home: Path, count: int, space: Space, dim: int) -> None:
+    """Write memories into the store of `home`, as the model of `space` might have embedded them: random vectors.
+
+    What stands between white space is taken for their morphemes, so that nothing is left to be done in the background.
+    """
     store, random = Store(home), np.random.default_rng(0)
     draft = Draft(USER, None, None, None, None)
     try:
         for first in range(0, count, _BATCH):
             vectors = random.standard_normal((min(_BATCH, count - first), dim), np.float32)
-            rows = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f2")
             with store.write() as db:
-                for number, row in enumerate(rows, first):
-                    seq, _ = add(db, draft, sentence(number))
-                    db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (seq, model, row.tobytes()))
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('analyser', ?)", (f"{version()}, rows {ROWS}",))
+                place = spaces.made(db, space, dim)
+                for number, vector in enumerate(spaces.coded(Embedded(spaces.unit(vectors))), first):
+                    text = sentence(number)
+                    seq, _ = add(db, draft, text)
+                    spaces.put(db, place, seq, vector)
+                    put_words(db, seq, text, tuple(text.split()))
     finally:
         store.close()
+
+
+def space_of(cast: Cast, laid: Path) -> Space:
+    """Return what tells the vectors of the embedding model from those of others. Its files are read once."""
+    spec = config.load(laid).model(cast.embedding)
+    return Space(identity.of_embedder(spec, lambda: None), spec.name)
 
 
 def dimension(cast: Cast, laid: Path) -> int:

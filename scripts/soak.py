@@ -5,6 +5,10 @@
     python scripts/soak.py scheduler [--examples N] [--seed S]
     python scripts/soak.py probe [--files N] [--seed S]
     python scripts/soak.py downloads [--kills N] [--rounds N] [--seed S]
+    python scripts/soak.py memory-kills [--cycles N] [--seed S]
+    python scripts/soak.py memory-faults [--every N]
+    python scripts/soak.py memory-damage [--points N] [--seed S]
+    python scripts/soak.py memory-crowd [--seconds N] [--seed S]
     python scripts/soak.py lifecycle [--rounds N | --hours H] [--memories N] [--limit SIZE] [--shapes DIR]
                                      [--parts NAME,NAME] [--output FILE] [--quick]
 
@@ -29,6 +33,18 @@ that names the file, and come right once the hub is well; pulls that are killed,
 byte, or soon after the last one, must fetch at most 1 MiB again, counted where it is sent. No wrong file is ever in the
 model's folder.
 
+`memory-kills`: a process that changes a memory store is killed at a random moment, aimed at one kind of step after the
+other, in one home several times. What it acknowledged must be there, word for word and to be found, what it forgot in
+no file; the step in flight done or undone. `looked for` counts memories, each after every kill.
+
+`memory-faults`: the n-th write, sync, truncation or renaming fails, for every n until the flow has no more, once or
+from then on, as a broken disk and as a full one; and, where this user may mount one, a small file system fills up.
+
+`memory-damage`: the log that a killed process left is cut, flipped or blanked. The store must hold what it held after
+some acknowledged step, or refuse and name the backup.
+
+`memory-crowd`: 8 threads and 16 tasks add, change, forget, list and search memories of one store.
+
 `lifecycle`: chat with a 7B model, classification with a 3B one, embedding, search over many memories, a summary, chat
 with a 14B model, and again, inside a limit of memory that the kernel keeps where this user may make a control group
 (root on Linux), else beside a look at resident memory four times a second. The models are of true shape with random
@@ -49,8 +65,10 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -166,6 +184,79 @@ def downloads(arguments: argparse.Namespace) -> bool:
     return not (stormy.failures or killed.failures) and max(killed.again, default=0) <= pulls.MIB
 
 
+def memory_kills(arguments: argparse.Namespace) -> bool:
+    """Kill processes at a memory store; True if what each had promised was so."""
+    with few_memories() as folder:
+        report = from_tests("memory_kills").kill_cycles(folder, arguments.cycles, arguments.seed)
+    counted(("aimed at", report.aims), ("killed in", report.moments), ("ends", report.ends))
+    print(f"looked for: {report.looked_for} acknowledged, {report.looked_for_gone} forgotten")
+    return ended(report)
+
+
+def memory_faults(arguments: argparse.Namespace) -> bool:
+    """Let disks fail under a memory store; True if every answer was typed and nothing was lost."""
+    faults, well = from_tests("memory_faults"), True
+    for name, full, lasting in product(faults.FLOWS, (False, True), (False, True)):
+        with few_memories() as folder:
+            tally = faults.sweep(folder, name, full=full, lasting=lasting, every=arguments.every)
+        print(f"{name}, {'full' if full else 'broken'} {'from then on' if lasting else 'once'}")
+        counted(("failed", tally.steps), ("ends", tally.ends))
+        well = ended(tally) and well
+    with few_memories() as folder:
+        filled = faults.full_disk(folder)
+    if filled is None:
+        print("no small file system could be mounted here, so none was filled")
+        return well
+    counted(("a file system that is full", filled.ends))
+    return ended(filled) and well
+
+
+def memory_damage(arguments: argparse.Namespace) -> bool:
+    """Damage the logs of killed stores; True if each left a prefix, or was refused with the backup's name."""
+    with few_memories() as folder:
+        tally = from_tests("memory_damage").damage(folder, arguments.points, arguments.seed)
+    counted(("ends", tally.ends), ("acknowledged steps that were lost", tally.back))
+    return ended(tally)
+
+
+def memory_crowd(arguments: argparse.Namespace) -> bool:
+    """Let many use one store; True if nobody lost anything and nothing forgotten was found."""
+    with few_memories() as folder:
+        report = from_tests("memory_crowd").crowd(folder / "home", arguments.seconds, arguments.seed)
+    counted(("calls", report.calls))
+    print(f"memories looked at: {report.seen}, left: {report.left}")
+    return ended(report)
+
+
+@contextlib.contextmanager
+def few_memories() -> Iterator[Path]:
+    """Lend an empty folder, and meanwhile let a few memories be enough for an index."""
+    from engine import shortlist
+
+    usual, shortlist.FEW = shortlist.FEW, from_tests("memory_life").FEW
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        shortlist.FEW = usual
+
+
+def counted(*counters: tuple[str, Counter[str]]) -> None:
+    """Print how often each kind of thing came."""
+    for title, counter in counters:
+        print(f"{title} ({counter.total()})")
+        for kind, number in counter.most_common():
+            print(f"  {kind:<60}{number:>5}")
+
+
+def ended(report: Any) -> bool:
+    """Print what was wrong, and return whether nothing was."""
+    print(f"seconds: {report.seconds:.0f}")
+    for failure in report.failures:
+        print(f"FAILED {failure}")
+    return not report.failures
+
+
 def lifecycle(arguments: argparse.Namespace) -> bool:
     """Let models come and go inside a limit; True if all that is wanted was reached."""
     quick = arguments.quick
@@ -211,6 +302,22 @@ def for_lifecycle(part: argparse.ArgumentParser, vocabularies: Path) -> None:
     part.set_defaults(run=lifecycle)
 
 
+def for_memories(parts: Any) -> None:
+    """Add the parts that soak a memory store."""
+    wanted = (
+        ("memory-kills", memory_kills, "processes that are killed at a memory store", ("--cycles", 200)),
+        ("memory-faults", memory_faults, "disks that fail under a memory store", ("--every", 1)),
+        ("memory-damage", memory_damage, "damaged logs of memory stores", ("--points", 500)),
+        ("memory-crowd", memory_crowd, "threads and tasks at one memory store", ("--seconds", 60)),
+    )
+    for name, run, says, number in wanted:
+        part = parts.add_parser(name, help=says)
+        part.add_argument(number[0], type=int, default=number[1], metavar="N", help="default: %(default)s")
+        if run is not memory_faults:
+            part.add_argument("--seed", type=int, default=0, metavar="S")
+        part.set_defaults(run=run)
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,6 +345,7 @@ def main() -> int:
     part.add_argument("--rounds", type=int, default=200, metavar="N", help="default: %(default)s")
     part.add_argument("--seed", type=int, default=0, metavar="S")
     part.set_defaults(run=downloads)
+    for_memories(parts)
     for_lifecycle(parts.add_parser("lifecycle", help="models come and go inside a limit of memory"), folder)
     arguments = parser.parse_args()
     try:

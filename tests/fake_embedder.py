@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.faculties import Embedded, Faculties, Space
+
 DIM = 64
+SPACE = Space("pairs-64", "pairs")
 
 
 def embed(texts: list[str], kind: str) -> NDArray[np.float32]:
@@ -21,6 +25,18 @@ def embed(texts: list[str], kind: str) -> NDArray[np.float32]:
     return unit
 
 
-def model() -> str:
-    """Return the name of this embedding model."""
-    return "pairs-64"
+def embedded(texts: list[str], kind: str, space: Space) -> Embedded:
+    """Embed as a memory store asks for it."""
+    assert space == SPACE
+    return Embedded(embed(texts, kind))
+
+
+def words(texts: list[str]) -> list[tuple[str, ...]]:
+    """Return what stands between white space."""
+    return [tuple(text.split()) for text in texts]
+
+
+def faculties(**others: Any) -> Faculties:
+    """Return what a memory store needs, with `others` in the place of these."""
+    usual: dict[str, Any] = {"space": lambda: SPACE, "embed": embedded, "words": words, "analyser": "white space"}
+    return Faculties(**{**usual, **others})

@@ -13,7 +13,6 @@ import pytest
 from engine import checks, tuning
 from engine.checks import Check, Ram
 from engine.config import ModelSpec, Source
-from engine.errors import StoreError, StoreLocked
 from engine.fitting import Fit
 from engine.llama.devices import Device
 from engine.store import Health
@@ -223,33 +222,15 @@ def test_a_folder_of_somebody_else_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("health", "ok", "told"),
     [
-        (None, True, "none yet"),
-        (Health(8192, (), {}, 0), True, "sound, 0 memories"),
-        (Health(2_000_000, (), {"a": 3, "b": 4}, 7), True, "sound, 7 memories in 2 MB"),
-        (Health(2, ("page 7 is lost", "and 8", "and 9", "and 10"), {}, 0), False, "page 7 is lost; and 8; and 9"),
-        (StoreLocked("no"), None, "by another program"),
-        (StoreError("Update Gieok"), False, "cannot be used"),
+        (None, True, "nothing"),
+        (Health(1, (), {}, 0), True, "nothing"),
+        (Health(1, (), {"a": 5}, 5, "bge-m3"), True, "5 of 5 memories"),
+        (Health(1, (), {"a": 5, "b": 2}, 3, "bge-m3"), None, "4 of 7 memories have no vector"),
+        (Health(1, (), {"a": 5}, 5, "e5"), None, "5 memories are searched by the vectors of e5"),
     ],
 )
-def test_a_database_that_is_not_sound_is_found(health: Health | StoreError | None, ok: bool | None, told: str) -> None:
-    check = checks.database(Path("/h/memory.sqlite3"), health)
-    assert (check.ok, told in check.found) == (ok, True)
-    assert "and 10" not in check.found
-    healthy(check)
-    assert not isinstance(health, StoreError) or isinstance(health, StoreLocked) or check.step == "Update Gieok"
-
-
-@pytest.mark.parametrize(
-    ("health", "model", "ok", "told"),
-    [
-        (None, "bge-m3", True, "nothing"),
-        (Health(1, (), {}, 0), "bge-m3", True, "nothing"),
-        (Health(1, (), {"a": 5}, 5), "bge-m3", True, "5 of 5 vectors"),
-        (Health(1, (), {"a": 5, "b": 2}, 3), "bge-m3", None, "4 of 7 memories have no vector of bge-m3"),
-    ],
-)
-def test_what_the_first_search_must_embed_is_told(health: Health, model: str, ok: bool | None, told: str) -> None:
-    check = checks.index(health, model)
+def test_by_what_memories_are_searched_is_told(health: Health, ok: bool | None, told: str) -> None:
+    check = checks.index(health, "bge-m3")
     assert (check.ok, told in check.found) == (ok, True)
     healthy(check)
 
@@ -258,7 +239,7 @@ def test_what_the_first_search_must_embed_is_told(health: Health, model: str, ok
 
 
 def test_what_is_installed_here_is_new_enough() -> None:
-    from engine.store import sqlite_version
+    from engine.connections import sqlite_version
 
     check = checks.versions(sqlite_version())
     assert healthy(check), check

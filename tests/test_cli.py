@@ -26,6 +26,7 @@ from engine.metrics import Progress, Usage
 from engine.records import Hit, Memory
 from engine.status import LoadPlan, Status
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary
+from engine.transfer import Imported
 from engine.vectors import Embeddings
 
 WHEN = datetime(2026, 3, 11, 9, 0).astimezone()
@@ -107,6 +108,11 @@ ANSWERS: dict[str, Any] = {
     "memories": [MEMORY],
     "memory": MEMORY,
     "forget": None,
+    "update": MEMORY,
+    "history": [MEMORY],
+    "export": 3,
+    "import_": Imported(2, 1),
+    "backup": Path("backups/here"),
     "entries": [],
     "plan": lambda name=None: planned(name) if name in ROLES else [],
     "optional": None,
@@ -172,7 +178,14 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["search", "못 먹는 음식"], "search"),
     (["memory", "list"], "memories"),
     (["memory", "show", "m1"], "memory"),
+    (["memory", "list", "--superseded"], "memories"),
+    (["memory", "show", "m1", "--history"], "memory history"),
+    (["memory", "history", "m1"], "history"),
+    (["memory", "edit", "m1", "저는 땅콩을 먹어요"], "update"),
     (["memory", "forget", "m1"], "forget"),
+    (["memory", "export", "out.jsonl"], "export"),
+    (["memory", "import", "out.jsonl"], "import_"),
+    (["memory", "backup"], "backup"),
     (["models", "list"], "entries"),
     (["models", "plan"], "entries plan"),
     (["models", "pull", "starter"], "entries plan optional"),
@@ -233,7 +246,7 @@ def test_an_interrupt_is_told_and_is_130(
     fake.fails = KeyboardInterrupt()
     assert cli.main(["--quiet", *command]) == 130
     english, korean = "gieok: interrupted", "gieok: 멈췄습니다"
-    if "import" in command:  # what copies files says how to go on
+    if command[:2] == ["models", "import"]:  # what copies files says how to go on
         english += "; the same command goes on from there (a file of the package index begins anew)"
         korean += "; 같은 명령을 다시 실행하면 이어서 받습니다 (파이썬 패키지 파일은 처음부터)"
     assert capsys.readouterr() == ("", f"{english}\n")
@@ -255,6 +268,11 @@ def test_an_interrupt_is_told_and_is_130(
         (["search", "a"], ["0.912\tm1\t저는 땅콩을 못 먹어요"]),
         (["memory", "list"], ["m1\t2026-03-11\t저는 땅콩을 못 먹어요"]),
         (["memory", "forget", "m1"], []),
+        (["memory", "history", "m1"], ["m1\t2026-03-11\t저는 땅콩을 못 먹어요"]),
+        (["memory", "edit", "m1", "a"], ["m1"]),
+        (["memory", "export", "out.jsonl"], ["3\tout.jsonl"]),
+        (["memory", "import", "out.jsonl"], ["added\t2", "skipped\t1"]),
+        (["memory", "backup"], [str(Path("backups/here"))]),
         (["models", "import", "."], [str(Path("models/here"))]),
     ],
 )

@@ -29,7 +29,7 @@ def test_the_demo_runs_without_a_network_and_every_check_is_right() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert "✗" not in run.stdout
     assert run.stdout.count("✓") >= 20
-    steps = [int(number) for number in re.findall(r"^(\d) ", run.stdout, re.MULTILINE)]
+    steps = [int(number) for number in re.findall(r"^(\d+) ", run.stdout, re.MULTILINE)]
     assert steps == list(range(len(demo.STEPS)))
     assert run.stderr == ""
 

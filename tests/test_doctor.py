@@ -162,9 +162,9 @@ def test_memories_and_vectors_are_counted_while_they_are_open(starter: Engine, h
     starter.remember(["저는 땅콩을 못 먹어요", "강아지 이름은 보리예요"])
     found = starter.doctor()
     assert "sound, 2 memories" in of(found, "database")["found"]
-    assert "2 of 2 vectors" in of(found, "index")["found"]
+    assert "2 of 2 memories have their vector" in of(found, "index")["found"]
     with Engine(home=home) as other:  # another embedding model, and not the process that holds the home
-        assert "2 of 2 memories have no vector of bge-m3" in of(other.doctor(), "index")["found"]
+        assert "2 memories are searched by the vectors of multilingual-e5-small" in of(other.doctor(), "index")["found"]
 
 
 def test_a_damaged_home_is_told_and_left_alone(starter: Engine, home: Path) -> None:

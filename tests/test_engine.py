@@ -30,9 +30,10 @@ from engine import (
     OutOfBudget,
     Progress,
     SchemaError,
-    footprint,
     hub,
 )
+from engine.conversations import turns_of
+from engine.index import bytes_of
 
 pytestmark = pytest.mark.model
 SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -255,14 +256,15 @@ def test_embeddings_are_unit_vectors(engine: Engine) -> None:
 
 def test_memories_are_found_by_meaning_and_forgotten(engine: Engine) -> None:
     stored = engine.remember(["저는 땅콩을 못 먹어요", "우리 강아지 이름은 보리예요"], user="a", category="personal")
-    assert engine.remember("저는 땅콩을 못 먹어요", user="a") == stored[:1]
+    (again,) = engine.remember("저는 땅콩을 못 먹어요", user="a")
+    assert (again.id, again.importance > stored[0].importance) == (stored[0].id, True)
     hit = engine.search("반려견 이름이 뭐지?", user="a", k=1, explain=True)[0]
     assert hit.memory == stored[1]
     assert 0 <= hit.score <= 1
     assert hit.parts
     assert engine.search("반려견", user="b") == []
     engine.forget(stored[1].id)
-    assert [one.memory for one in engine.search("반려견 이름이 뭐지?", user="a")] == stored[:1]
+    assert [one.memory for one in engine.search("반려견 이름이 뭐지?", user="a")] == [again]
     with pytest.raises(MemoryNotFound):
         engine.forget(stored[1].id)
     assert engine.forget_all("a") == 1
@@ -277,23 +279,93 @@ def test_memories_outlive_the_engine(tmp_path: Path) -> None:
         assert engine.search("언제 태어났어?")[0].memory == memory
 
 
-def test_the_index_is_counted_and_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_counted_and_where_it_is_refused_memories_are_found_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str, size: int) -> None:
+        raise OutOfBudget("full", needed=size, available=0)
+
+    monkeypatch.setattr("engine.shortlist.FEW", 1)
     with Engine(profile="starter", home=tmp_path) as engine:
-        memory = engine.remember("제 생일은 4월 17일이에요")[0]
+        memory = engine.remember(["제 생일은 4월 17일이에요", "커피는 못 마셔요"])[0]
         assert "vector index" not in [part.name for part in engine.status().parts]
-        assert engine.search("생일")[0].memory == memory
+        for _ in range(2):  # the first is answered without it, and has it made
+            assert engine.search("생일")[0].memory == memory
+            assert engine.wait()
         parts = {part.name: part.bytes for part in engine.status().parts}
-        assert parts.keys() - {"torch and its libraries"} == {"multilingual-e5-small", "vector index"}
-        assert parts["vector index"] >= footprint.index_bytes(1, 384)
+        assert parts.keys() - {"torch and its libraries"} == {
+            "multilingual-e5-small",
+            "vector index",
+            "Korean analyser",
+        }
+        assert parts["vector index"] >= bytes_of(2, 384)
         assert engine.status().held == sum(parts.values())
-        vector = engine.embed("생일").dense
-    monkeypatch.setattr("engine.memory.VectorIndex", lambda *_: pytest.fail("it was made"))
     with Engine(profile="starter", home=tmp_path) as engine:
-        engine._pool.budget.limit = 10_000_000
-        monkeypatch.setattr(engine._vectors, "embed", lambda *_: vector)
-        with pytest.raises(OutOfBudget, match="vector index needs"):
-            engine.search("생일")
-        assert engine.status().parts == () and engine.memories() == [memory]
+        monkeypatch.setattr(engine._pool, "reserve", full)
+        engine.load("embedding")
+        for _ in range(2):
+            assert engine.search("생일")[0].memory == memory
+            engine.wait()
+        assert "vector index" not in [part.name for part in engine.status().parts]
+
+
+def test_a_contradiction_supersedes_and_history_tells(engine: Engine) -> None:
+    (old,) = engine.remember("저는 서울에 살아요", user="mover")
+    (new,) = engine.remember("저는 부산으로 이사했어요", user="mover")
+    assert engine.wait()
+    assert engine.memories(user="mover") == [new]
+    assert [one.id for one in engine.memories(user="mover", superseded=True)] == [new.id, old.id]
+    assert [(one.id, one.superseded_by) for one in engine.history(new.id)] == [(old.id, new.id), (new.id, None)]
+    assert old.id not in {hit.memory.id for hit in engine.search("어디 살아?", user="mover")}
+    kept = engine.remember(["저는 대구에 살아요", "저는 광주로 이사했어요"], user="notes", judge=False)
+    assert engine.wait() and engine.memories(user="notes") == kept[::-1]
+
+
+def test_a_memory_is_corrected_in_place(engine: Engine) -> None:
+    (memory,) = engine.remember("우리 강아지 이름은 보리예요", user="editor")
+    changed = engine.update(memory.id, text="우리 고양이 이름은 나비예요", category="relationship", when="2026-05-01")
+    assert changed == engine.memory(memory.id)
+    assert (changed.id, changed.text, changed.category) == (memory.id, "우리 고양이 이름은 나비예요", "relationship")
+    assert [hit.memory for hit in engine.search("나비", user="editor")] == [changed]
+    with pytest.raises(TypeError, match="color"):
+        engine.update(memory.id, color="red")  # type: ignore[call-arg]
+
+
+def test_memories_move_to_another_home_and_backups_are_made(engine: Engine, tmp_path: Path) -> None:
+    stored = engine.remember(["저는 땅콩을 못 먹어요", "차는 회색 아반떼를 몰아요"], user="mover 2")
+    assert engine.export(tmp_path / "memories.jsonl", user="mover 2", vectors=True) == 2
+    assert engine.backup(tmp_path / "copy.sqlite3").stat().st_size > 0
+    with Engine(profile="starter", home=tmp_path / "home") as other:
+        assert other.import_(tmp_path / "memories.jsonl").to_dict() == {"added": 2, "skipped": 0}
+        assert other.import_(tmp_path / "memories.jsonl").skipped == 2
+        assert other.memories(user="mover 2") == stored[::-1]
+        assert other.wait()
+        assert other.search("자동차", user="mover 2", k=1)[0].memory == stored[1]
+
+
+def test_the_turn_that_carried_a_memory_goes_with_it(tmp_path: Path) -> None:
+    said = "저는 대전에 살아요."
+    with Engine(profile="starter", home=tmp_path) as engine:
+        engine.extract_memory([{"role": "user", "content": said}], store=True)
+        stored = engine.memories()
+        with engine._lender.store()._store.read() as db:
+            assert [turn.content for turn in turns_of(db, stored[0].id)] == [said]
+        for memory in stored:
+            engine.forget(memory.id)
+    left = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert stored and said.encode() not in left
+
+
+def test_forgetting_drops_what_chat_models_keep_of_conversations(tmp_path: Path) -> None:
+    with Engine(profile="starter", home=tmp_path) as engine:
+        (memory,) = engine.remember("My dog is called Bori.")
+        engine.chat("What is my dog called?", context=memory.text, **SHORT)
+        (runner,) = (loaded.runner for loaded in engine._models.loaded if loaded.runner)
+        kept = [one for one in runner.scheduler.cache.sequences.values() if not one.pinned]
+        assert kept
+        engine.forget(memory.id)
+        assert [one for one in runner.scheduler.cache.sequences.values() if not one.pinned] == []
+        assert engine.chat("Hi.", **SHORT).text
 
 
 # ---- wrong input

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from engine.footprint import (
     contexts,
     estimate,
     files,
-    index_bytes,
     of_cache,
     of_file,
     sequences,
@@ -327,18 +324,6 @@ def test_a_cache_that_went_meanwhile(tmp_path: Path) -> None:
 
 
 # ---- what is really held
-
-
-def test_an_index_takes_what_was_said(tmp_path: Path) -> None:
-    """In a process of its own: this one has memory that it freed, and would use it first."""
-    code = (
-        "import numpy as np; from engine.index import VectorIndex; from engine.machine import resident\n"
-        "import faiss; n, dim = 50_000, 96; index = VectorIndex(dim); before = resident().total\n"
-        "for at in range(0, n, 1000): index.add(np.arange(at, at + 1000), np.ones((1000, dim), np.float32))\n"
-        "print(resident().total - before)"
-    )
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
-    assert int(said.stdout) == pytest.approx(index_bytes(50_000, 96), rel=0.15)
 
 
 def test_the_runner_makes_as_many_sequences_as_are_counted(starter_gguf: Path) -> None:

@@ -16,7 +16,9 @@ import psutil
 import pytest
 from script_module import load
 
-from engine import config
+from engine import cohort, config, lexical
+from engine.faculties import Embedded, Faculties, Space
+from engine.korean import morphemes
 from engine.memory import MemoryStore
 
 benchmark = load("lifecycle_benchmark")
@@ -40,22 +42,31 @@ def test_every_sentence_is_another_one() -> None:
     assert cast.sentence(0) == "나는 어제 집에서 비빔밥을 먹었어요"
 
 
-def test_memories_are_found_without_being_embedded(tmp_path: Path) -> None:
-    cast.write_memories(tmp_path, 200, "some model", 32)
-    asked: list[str] = []
+def test_memories_are_found_without_anything_being_made_for_them(tmp_path: Path) -> None:
+    space = Space("some model", "some")
+    cast.write_memories(tmp_path, 200, space, 32)
+    asked: list[tuple[str, int]] = []
 
-    def embed(texts: list[str], kind: str) -> Any:
-        asked.append(kind)
-        return np.eye(1, 32, dtype=np.float32)
+    def embed(texts: list[str], kind: str, of: Space) -> Embedded:
+        asked.append((kind, len(texts)))
+        return Embedded(np.eye(len(texts), 32, dtype=np.float32))
 
-    store = MemoryStore(tmp_path, embed, lambda: "some model")
+    def words(texts: list[str]) -> list[tuple[str, ...]]:
+        assert len(texts) == 1, "a query, and no memory"
+        return [tuple(text.split()) for text in texts]
+
+    analyser = f"{morphemes.version()}, rows {lexical.ROWS}"
+    store = MemoryStore(tmp_path, Faculties(space=lambda: space, embed=embed, words=words, analyser=analyser))
     try:
-        hits = store.search("비빔밥", user=cast.USER, k=5)
+        hits = store.search("비빔밥을", user=cast.USER, k=5)
         assert store.count() == 200
+        store.update(hits[0].memory.id, {"category": "goal"})  # who writes finds nothing to do in the background
+        assert store.wait()
     finally:
         store.close()
     assert len({hit.memory.text for hit in hits}) == 5
-    assert asked == ["query"]
+    assert any("비빔밥" in hit.memory.text for hit in hits)
+    assert asked == [("query", 1), ("passage", len(cohort.SENTENCES))]
 
 
 def test_a_models_toml_points_at_the_files(tmp_path: Path) -> None:

@@ -239,7 +239,9 @@ def test_every_name_and_verdict_there_is_can_be_said() -> None:
 
 def test_status_tells_why_a_model_has_no_plan_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "models.toml"
-    own.write_text('[profiles.starter]\nsummary = "gone"\n[models.gone]\nkind = "llm"\nsource.path = "/no/where.gguf"\n')
+    own.write_text(
+        '[profiles.starter]\nsummary = "gone"\n[models.gone]\nkind = "llm"\nsource.path = "/no/where.gguf"\n'
+    )
     arguments = SimpleNamespace(profile="starter", home=str(tmp_path), quiet=True, json=True, language="en")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GIEOK_CONFIG", str(own))

@@ -1,0 +1,58 @@
+"""Forgetting: rows, words, vectors, turns, the index's file and the home's backups, until no file holds the bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from engine.connections import rows
+from engine.store import Store
+
+if TYPE_CHECKING:
+    from engine.shortlist import Shortlist
+
+_MERGED = """
+    WITH RECURSIVE gone (id) AS (
+        SELECT ?1
+        UNION SELECT memories.id FROM memories JOIN gone ON superseded_by = gone.id
+            WHERE fate = 'merged' AND user = ?2
+    )
+    SELECT id FROM gone JOIN memories USING (id)
+"""
+
+
+def forget(store: Store, index: Shortlist, id: str) -> int:
+    """Remove a memory and what was merged into it, which said the same; return how many."""
+    with store.read() as db:
+        of = rows(db, "SELECT id, user FROM memories WHERE id = ?", (id,))
+    gone = 0
+    while of and (ids := _ids(store, *of[0])):  # again for what the judge has merged into it meanwhile
+        gone += _remove(store, index, "id IN (SELECT value FROM json_each(?))", json.dumps(ids))
+    return gone
+
+
+def forget_all(store: Store, index: Shortlist, user: str) -> int:
+    """Remove every memory of a user; return how many."""
+    return _remove(store, index, "user = ?", user)
+
+
+def _ids(store: Store, id: str, user: str) -> list[str]:
+    with store.read() as db:
+        return [one for (one,) in rows(db, _MERGED, (id, user))]
+
+
+def _remove(store: Store, index: Shortlist, where: str, value: str) -> int:
+    """Delete, note in the same transaction that traces are left, and remove them; who is killed does so next time."""
+    sql = f"DELETE FROM memories WHERE {where}"
+    with store.write():  # the backups, too, are only changed by who may write
+        pass
+    with store.copying:  # a backup that began before would bring it back
+        store.forget_in_backups(sql, (value,))  # first: a forgotten memory must not come back from there
+        with store.write() as db:
+            gone = len(rows(db, f"{sql} RETURNING seq", (value,)))
+            if gone:
+                store.owe_wipe(db)
+        if gone:
+            index.discard()
+            store.wipe()
+    return gone

@@ -1,0 +1,108 @@
+"""The background thread of a memory store: it does its chores until nothing is left to do, and then ends.
+
+Contract: one thread at a time. A chore does a bit and returns whether there is more; who has just changed something
+calls `nudge`. A chore that fails is left until the next nudge: it must not cost the host anything but a line of log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from engine.errors import EngineClosed, EngineError
+
+_log = logging.getLogger("engine.keeper")
+Chore = Callable[[], bool]
+
+
+class Keeper:
+    """Runs `chores`, in their order, whenever there is something to do; the first one with more to do goes first."""
+
+    def __init__(self, chores: Sequence[Chore]) -> None:
+        self._chores = tuple(chores)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._nudged = False
+        self._put_off = False  # a chore failed since the last nudge
+        self._closed = False
+        self._pid = os.getpid()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether chores should end soon."""
+        return self._closed
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is another process; then a thread that is not in it may hold the lock."""
+        return os.getpid() != self._pid
+
+    def nudge(self) -> None:
+        """Let the chores look what there is to do, and do not wait for it."""
+        if self._is_forked:
+            return
+        with self._changed:
+            self._nudged = True
+            self._put_off = False
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="gieok-memory", daemon=True)
+                self._thread.start()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until the chores are done, at most `timeout` seconds; return whether all are: one that failed is not."""
+        if self._is_forked:
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while self._thread is not None:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(1.0 if left is None else min(left, 1.0))  # Windows shows a Ctrl-C between two waits
+        return not self._put_off
+
+    def close(self) -> None:
+        """Let the thread end after the bit that it is doing; a forked child has none."""
+        if self._is_forked:
+            return
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._goes_on():
+                for chore in self._chores:
+                    self._finish(chore)
+        except BaseException:  # such as a SystemExit in a callback: nobody may wait for a thread that is gone
+            with self._changed:
+                self._put_off, self._thread = True, None
+                self._changed.notify_all()
+            raise
+
+    def _goes_on(self) -> bool:
+        with self._changed:
+            if self._nudged and not self._closed:
+                self._nudged = False
+                return True
+            self._thread = None
+            self._changed.notify_all()
+            return False
+
+    def _finish(self, chore: Chore) -> None:
+        try:
+            while not self._closed and chore():
+                pass
+        except EngineClosed:
+            self._put_off = True
+        except EngineError as error:
+            self._put_off = True
+            _log.warning("a chore of the memory store was put off: %s", error.code)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other chores are done
+            self._put_off = True
+            _log.error("a chore of the memory store failed: %s", type(error).__name__)

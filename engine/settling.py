@@ -1,0 +1,101 @@
+"""What a new memory does to older ones, decided in the background: the same is merged, a contradiction replaces.
+
+One memory at a time, in a transaction of its own. The older one keeps its row, with the end of its validity and the
+newer one's id: never are both lost, and never, of two of which one is to go, do both stay current.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import retriever, spaces
+from engine.connections import rows
+from engine.faculties import Faculties, Verdict
+from engine.migrations import SHIFT
+from engine.records import COLUMNS, Filter, Memory, memory, reinforced, stamp
+from engine.retriever import Sense
+from engine.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from apsw import Connection
+    from numpy.typing import NDArray
+
+    from engine.shortlist import Shortlist
+
+_COMPARED = 12  # of the older memories, the likest
+_FATE = {"same": "merged", "replaces": "replaced"}
+# One that has no vector where others are searched waits until that is made.
+_WAITING = f"SELECT memory FROM unjudged JOIN vectors ON key = (? << {SHIFT} | memory) ORDER BY memory LIMIT 1"
+
+
+class Settling:
+    """The judge's chore of one store. `cohort` returns the cohort's vectors in a space."""
+
+    def __init__(
+        self,
+        store: Store,
+        faculties: Faculties,
+        index: Shortlist,
+        cohort: Callable[[spaces.Place], NDArray[np.float32]],
+    ) -> None:
+        self._store, self._faculties, self._index, self._cohort = store, faculties, index, cohort
+
+    def settle(self) -> bool:
+        """Compare the next memory that was not compared; return whether there may be more."""
+        if self._faculties.judge is None or not (self._store.is_writer and self._store.exists()):
+            return False
+        with self._store.read() as db:
+            place = spaces.serving(db)
+            waiting = rows(db, _WAITING, (place.number,)) if place else []
+        if not waiting or place is None:
+            return False
+        seq, cohort = waiting[0][0], self._cohort(place)
+        with self._store.read() as db:
+            new = _current(db, seq)
+            older = self._older(db, seq, new, place, cohort) if new else []
+        verdicts = [(old, self._faculties.judge(old, new, alike)) for old, alike in older] if new else []
+        with self._store.write() as db:
+            if _current(db, seq) == new:  # else it was changed, forgotten or reinforced meanwhile: look again
+                db.execute("DELETE FROM unjudged WHERE memory = ?", (seq,))
+                _carry_out(db, new, verdicts)
+        return True
+
+    def _older(
+        self, db: Connection, seq: int, new: Memory, place: spaces.Place, cohort: NDArray[np.float32]
+    ) -> list[tuple[Memory, float]]:
+        blob = spaces.stored(db, place.number, [seq]).get(seq)
+        if blob is None:
+            return []
+        sense = Sense(place, spaces.decoded([blob], place.dim)[0], None, cohort)
+        near = retriever.nearest(db, self._index, sense, Filter(new.user), retriever.NEAR)
+        return [(one.memory, one.likeness) for one in near if one.seq < seq][:_COMPARED]
+
+
+def _current(db: Connection, seq: int) -> Memory | None:
+    found = rows(db, f"SELECT {COLUMNS} FROM memories WHERE seq = ? AND superseded_by IS NULL", (seq,))
+    return memory(found[0]) if found else None
+
+
+def _carry_out(db: Connection, new: Memory | None, verdicts: list[tuple[Memory, Verdict]]) -> None:
+    if new is None:
+        return
+    for old, verdict in verdicts:
+        if verdict != "different":
+            supersede(db, old, new, _FATE[verdict])
+
+
+def supersede(db: Connection, old: Memory, new: Memory, fate: str) -> None:
+    """Let `new` take the place of `old`, if that is still current and as it was."""
+    began = stamp(old.valid_from or old.created)
+    ended = max(began, stamp(new.valid_from or new.created))  # a clock that was set back turns no time around
+    db.execute(
+        "UPDATE memories SET superseded_by = ?, fate = ?, valid_to = ? "
+        "WHERE id = ? AND superseded_by IS NULL AND text = ?",
+        (new.id, fate, ended, old.id, old.text),
+    )
+    if fate == "merged" and db.changes():
+        importance = reinforced(max(old.importance, new.importance))
+        db.execute("UPDATE memories SET importance = max(importance, ?) WHERE id = ?", (importance, new.id))

@@ -1,0 +1,108 @@
+"""Turns that memories come from: kept once, told in order, and gone with the last memory that they carried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import fake_embedder
+import pytest
+
+from engine.connections import rows
+from engine.conversations import Saying, keep, turns_of
+from engine.inputs import Turn
+from engine.memory import MemoryStore
+
+KST = timezone(timedelta(hours=9))
+HELLO = Turn("user", "저는 민지예요. 서울에 살아요", "민지", datetime(2026, 3, 5, 10, tzinfo=KST))
+WORK = Turn("user", "요즘 회사가 바빠요")
+FACTS = ("이름은 민지다", "서울에 산다", "회사가 바쁘다")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MemoryStore]:
+    with closing(MemoryStore(tmp_path / "home", fake_embedder.faculties())) as store:
+        yield store
+
+
+def remember(store: MemoryStore, text: str, said: Saying, user: str = "u") -> str:
+    return store.remember([text], user=user, said=said)[0].id
+
+
+def told(store: MemoryStore, memory: str) -> list[Turn]:
+    with store._store.read() as db:
+        return turns_of(db, memory)
+
+
+def left(store: MemoryStore) -> list[tuple[str, str]]:
+    """Return conversation and content of each turn."""
+    with store._store.read() as db:
+        assert rows(db, "SELECT 1 FROM conversations WHERE seq NOT IN (SELECT conversation FROM turns)") == []
+        return rows(
+            db, "SELECT c.name, content FROM turns JOIN conversations AS c ON conversation = c.seq ORDER BY 1, 2"
+        )
+
+
+def test_a_turn_is_kept_once_with_all_that_was_said_of_it(store: MemoryStore) -> None:
+    name, place = (
+        remember(store, FACTS[0], Saying("첫 만남", 0, HELLO)),
+        remember(store, FACTS[1], Saying("첫 만남", 0, HELLO)),
+    )
+    assert told(store, name) == told(store, place) == [HELLO]
+    assert left(store) == [("첫 만남", HELLO.content)]
+    work = remember(store, FACTS[2], Saying("첫 만남", 1, WORK))
+    assert told(store, work) == [WORK]
+    assert told(store, "nobody") == []
+
+
+def test_a_memory_may_come_from_several_turns(store: MemoryStore) -> None:
+    first = remember(store, FACTS[0], Saying("첫 만남", 0, HELLO))
+    assert remember(store, FACTS[0], Saying("첫 만남", 1, WORK)) == first, "the same again"
+    assert remember(store, FACTS[0], Saying("첫 만남", 1, WORK)) == first
+    assert told(store, first) == [HELLO, WORK]
+
+
+def test_conversations_of_the_same_name_are_each_users_own(store: MemoryStore) -> None:
+    mine, yours = (
+        remember(store, FACTS[0], Saying("a", 0, HELLO)),
+        remember(store, FACTS[0], Saying("a", 0, WORK), "남"),
+    )
+    assert (told(store, mine), told(store, yours)) == ([HELLO], [WORK])
+    store.forget_all("남")
+    assert left(store) == [("a", HELLO.content)]
+
+
+def test_a_turn_goes_with_the_last_memory_that_it_carried(store: MemoryStore, tmp_path: Path) -> None:
+    name, place = (remember(store, fact, Saying("a", 0, HELLO)) for fact in FACTS[:2])
+    work = remember(store, FACTS[2], Saying("a", 1, WORK))
+    store.forget(name)
+    assert left(store) == [("a", WORK.content), ("a", HELLO.content)]
+    store.forget(place)
+    assert left(store) == [("a", WORK.content)]
+    assert HELLO.content.encode() not in b"".join(
+        file.read_bytes() for file in (tmp_path / "home").rglob("*") if file.is_file()
+    )
+    store.forget(work)
+    assert left(store) == []
+
+
+def test_turns_that_carried_two_memories_go_when_both_go_at_once(store: MemoryStore) -> None:
+    for fact in FACTS[:2]:
+        remember(store, fact, Saying("a", 0, HELLO))
+    assert store.forget_all("u") == 2
+    assert left(store) == []
+
+
+def test_a_turn_is_stored_with_its_memory_or_not_at_all(store: MemoryStore) -> None:
+    remember(store, FACTS[0], Saying("a", 0, HELLO))
+
+    def failing() -> None:
+        with store._store.write() as db:
+            keep(db, Saying("b", 0, WORK), "u", "nobody")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert left(store) == [("a", HELLO.content)]

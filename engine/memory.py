@@ -172,7 +172,7 @@ class MemoryStore:
         check_text(query, "query")
         wanted = Filter(user, category, source, since, until)
         most = _positive(k, "k")
-        if not self._any(wanted):
+        if not self._any(user):
             return []
         words = self._begin_words([query])
         sense = self._sense(query)
@@ -187,12 +187,11 @@ class MemoryStore:
             if min_score is None or hit.score >= min_score
         ]
 
-    def _any(self, wanted: Filter) -> bool:
+    def _any(self, user: str) -> bool:
         if not self._store.exists():
             return False
-        where, values = wanted.sql()
         with self._store.read() as db:
-            return bool(rows(db, f"SELECT 1 FROM memories WHERE superseded_by IS NULL AND {where} LIMIT 1", values))
+            return bool(rows(db, "SELECT 1 FROM memories WHERE superseded_by IS NULL AND user = ? LIMIT 1", (user,)))
 
     def _sense(self, query: str) -> Sense | None:
         """Embed a query for the space that is searched; while a new model's is filled that is the old one's."""

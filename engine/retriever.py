@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating[Any]]
 
-NEAR = 256  # candidates of the vectors: of their one-bit codes 100 held 0.925 of the ten nearest of a million, 200 all
+NEAR = 200  # candidates of the vectors: of their one-bit codes 100 held 0.925 of the ten nearest of a million, 200 all
 _BY_WORDS = 100  # candidates of the words
 _KEPT = 64  # of the vectors' candidates, once scored exactly: each that is looked at closer costs 20 µs
 _BATCH = 4096  # vectors in work at a time, where all are scored
 _DAY = 86_400_000_000  # microseconds
-_JOINED = f"memories LEFT JOIN vectors ON key = (? << {SHIFT} | seq)"
+_WITH_VECTOR = f"LEFT JOIN vectors ON key = (? << {SHIFT} | seq)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _all_scored(db: Connection, sense: Sense, wanted: Filter, most: int) -> list
     import numpy as np
 
     where, values = _current(wanted)
-    sql = f"SELECT seq, vector FROM {_JOINED} WHERE vector IS NOT NULL AND {where}"
+    sql = f"SELECT seq, vector FROM memories {_WITH_VECTOR} WHERE vector IS NOT NULL AND {where}"
     cursor = db.execute(sql, (sense.place.number, *values))
     seqs, scores = np.empty(0, np.int64), np.empty(0, np.float32)
     while batch := list(islice(cursor, _BATCH)):
@@ -138,8 +138,9 @@ def _live(db: Connection, asked: Asked, seqs: Sequence[int]) -> list[_Found]:
     import numpy as np
 
     where, values = _current(asked.wanted)
+    # NOT INDEXED: they are looked up by their number; by way of an index of users each would take steps more.
     sql = f"""
-        SELECT seq, created, importance, weights, vector FROM {_JOINED}
+        SELECT seq, created, importance, weights, vector FROM memories NOT INDEXED {_WITH_VECTOR}
         WHERE seq IN (SELECT value FROM json_each(?)) AND {where}
     """
     number = asked.sense.place.number if asked.sense else 0

@@ -30,6 +30,7 @@ BACKUPS = "backups"
 LOCK_TIMEOUT = 0.5  # seconds until another writer of the same home is reported
 _READERS_GO = 30.0  # seconds in which who reads is done: a search over a large store without its index takes some
 _BLANKED = 2  # the schema since which the unused space of every page is cleared
+_GIVE_WAY = 0.2  # seconds that who begins to read lets who wipes go first: it needs a moment without readers
 _READERS = 8  # connections that stay open for the next reader
 _PRAGMAS = (
     "page_size = 8192",  # three vectors of 1,024 numbers a page; at 4,096 one, and half the page empty
@@ -72,6 +73,7 @@ class Store:
         self._lending = threading.Condition()
         self._readers: list[Connection] = []
         self._lent = 0
+        self._wiping = False
         self.copying = threading.Lock()  # of who puts a backup into the home, or forgets what may be in one
         self._closed = False
         self._pid = os.getpid()
@@ -223,6 +225,7 @@ class Store:
     def _borrow(self) -> Connection:
         self._check()
         with self._lending:
+            self._lending.wait_for(lambda: not self._wiping, _GIVE_WAY)
             self._check()
             self._lent += 1
             if self._readers:
@@ -322,11 +325,15 @@ class Store:
 
     def _wipe(self, db: Connection) -> None:
         db.set_busy_timeout(int(_READERS_GO * 1000))
+        self._wiping = True
         try:
             _merge_words(db)
             ((busy, _, _),) = rows(db, "PRAGMA wal_checkpoint(TRUNCATE)")
             rows(db, "PRAGMA shrink_memory")  # a page from before would take its unused space into the log again
         finally:
+            self._wiping = False
+            with self._lending:
+                self._lending.notify_all()
             db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
         if busy:
             raise StoreError(

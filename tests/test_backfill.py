@@ -207,6 +207,27 @@ def test_a_chore_that_is_put_off_goes_on_with_the_next_search(
     assert spaces(second)[NEW.name] == (150, True)
 
 
+def test_another_model_in_the_midst_of_it_begins_with_the_first_memory(
+    opened: Callable[..., MemoryStore], models: Models
+) -> None:
+    first = opened()
+    first.remember(TEXTS, user=ME)
+    first.close()
+    models.present = NEW
+
+    def full(texts: list[str], space: Space) -> None:
+        if TEXTS[64] in texts and space == NEW:
+            raise OutOfBudget("full", needed=1, available=0)
+
+    models.before = full
+    second = opened()
+    found(second, TEXTS[9])
+    assert not second.wait() and models.passages(NEW) == TEXTS[:64], "it was put off"
+    models.present = NEWER
+    assert nearest(second, TEXTS[9]) == (TEXTS[9], pytest.approx(1, abs=1e-3))
+    assert second.wait() and spaces(second)[NEWER.name] == (150, True)
+
+
 def test_memories_that_change_meanwhile_get_the_vectors_of_what_they_are(
     opened: Callable[..., MemoryStore], models: Models
 ) -> None:

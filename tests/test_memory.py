@@ -420,6 +420,7 @@ def test_a_corrected_time_is_what_filters_see(store: MemoryStore) -> None:
 
 def test_a_corrected_text_is_found_by_its_words_and_its_vector(store: MemoryStore) -> None:
     food, _ = remember(store, FOOD, WORK)
+    assert store.wait()  # the background, too, would find what is missing
     store.update(food.id, {"text": DOG})
     hit = store.search(DOG, user=ME, k=1, explain=True)[0]
     assert hit.memory.id == food.id and hit.parts is not None

@@ -194,6 +194,24 @@ def test_filters_hold_for_every_leg(opened: Callable[..., MemoryStore], monkeypa
     assert store.search(FOOD, user=ME, k=5, source="엄마", until="2019-12-31") == []
 
 
+def test_an_index_that_is_wrong_costs_hits_and_gives_no_false_ones(
+    opened: Callable[..., MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(words=lambda texts: [()] * len(texts))
+    remember(store, FOOD, user="남")
+    old, new = remember(store, FOOD, WORK)
+    remember(store, DOG, category="relationship", when="2020-01-01")
+    with store._store.write() as db:
+        db.execute("UPDATE memories SET superseded_by = 'x' WHERE id = ?", (old.id,))
+    for candidates, expected in (([1, 2, 3, 4, 99], {WORK, DOG}), ([1, 2, 99], set()), ([], set())):
+        monkeypatch.setattr(store._index, "near", lambda *_, found=candidates: found)
+        assert {hit.memory.text for hit in store.search("?", user=ME, k=9)} == expected
+    monkeypatch.setattr(store._index, "near", lambda *_: [1, 2, 3, 4])
+    assert [hit.memory.text for hit in store.search("?", user=ME, k=9, category="relationship")] == [DOG]
+    assert [hit.memory.text for hit in store.search("?", user=ME, k=9, until="2020-01-01")] == [DOG]
+    assert [hit.memory.id for hit in store.search("?", user=ME, k=9, since="2021-01-01")] == [new.id]
+
+
 def test_as_many_as_there_are_are_found_and_no_more_than_asked_for(opened: Callable[..., MemoryStore]) -> None:
     store = opened()
     texts = {f"{FOOD} {number}" for number in range(250)}

@@ -180,6 +180,8 @@ def test_closing_waits_for_who_reads(store: Store) -> None:
     closer.start()
     while not store._closed:
         time.sleep(0.001)
+    closer.join(timeout=0.1)
+    assert closer.is_alive()
     with pytest.raises(EngineClosed):
         chores(store)
     go.set()

@@ -30,7 +30,7 @@ BACKUPS = "backups"
 LOCK_TIMEOUT = 0.5  # seconds until another writer of the same home is reported
 _READERS_GO = 30.0  # seconds in which who reads is done: a search over a large store without its index takes some
 _BLANKED = 2  # the schema since which the unused space of every page is cleared
-_GIVE_WAY = 0.2  # seconds that who begins to read lets who wipes go first: it needs a moment without readers
+_GIVE_WAY = 1.0  # seconds that who begins to read lets who wipes go first: that takes a moment without readers
 _READERS = 8  # connections that stay open for the next reader
 _PRAGMAS = (
     "page_size = 8192",  # three vectors of 1,024 numbers a page; at 4,096 one, and half the page empty
@@ -325,14 +325,14 @@ class Store:
 
     def _wipe(self, db: Connection) -> None:
         db.set_busy_timeout(int(_READERS_GO * 1000))
-        self._wiping = True
         try:
             _merge_words(db)
+            self._part_from_readers()
             ((busy, _, _),) = rows(db, "PRAGMA wal_checkpoint(TRUNCATE)")
             rows(db, "PRAGMA shrink_memory")  # a page from before would take its unused space into the log again
         finally:
-            self._wiping = False
             with self._lending:
+                self._wiping = False
                 self._lending.notify_all()
             db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
         if busy:
@@ -341,6 +341,12 @@ class Store:
                 "log. Close that program; the next forget, or the first change after a start, removes them."
             )
         db.execute("DELETE FROM chores WHERE name = 'wipe'")
+
+    def _part_from_readers(self) -> None:
+        """Wait until nobody in this process reads, and let who comes then wait a little."""
+        with self._lending:
+            self._wiping = True
+            self._lending.wait_for(lambda: not self._lent, _GIVE_WAY)
 
     def _translated(self) -> AbstractContextManager[None]:
         return connections.translated(self.path, self._mend)
@@ -367,6 +373,8 @@ def _merge_words(db: Connection) -> None:
 
 
 def _forget_in(db: Connection, sql: str, values: Sequence[str | bytes]) -> None:
+    if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'memories'"):
+        return  # a database, and none of ours
     for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_mode = DELETE"):
         rows(db, f"PRAGMA {pragma}")
     with db:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_embedder
+import numpy as np
 import pytest
 
 from engine import index, index_file, retriever, shortlist, spaces
@@ -240,25 +241,34 @@ def test_an_index_that_has_outgrown_its_centre_is_made_anew(opened: Callable[...
     assert held(store) == live(store)
 
 
-def test_it_is_of_the_space_that_is_searched(opened: Callable[..., MemoryStore], exact: list[int]) -> None:
-    first = opened()
-    remember(first, *TEXTS)
-    built(first)
-    first.close()
+@pytest.mark.parametrize("reopened", [False, True])
+def test_it_is_of_the_space_that_is_searched(
+    opened: Callable[..., MemoryStore], exact: list[int], reopened: bool
+) -> None:
+    present = [fake_embedder.SPACE]
     turned = Space("turned", "turned")
 
     def embed(texts: list[str], kind: Any, space: Space) -> Any:
         dense = fake_embedder.embed(texts, kind)
         return fake_embedder.Embedded(dense if space != turned else dense[:, ::-1].copy())
 
-    second = opened(space=lambda: turned, embed=embed)
-    assert found(second, TEXTS[3], k=1) == [TEXTS[3]]
-    built(second)
-    with second._store.read() as db:
-        assert [second._index._number] == [
-            number for (number,) in rows(db, "SELECT value FROM meta WHERE name = 'serving'")
-        ]
-    same(second, exact, *TEXTS[::20])
+    store = opened(space=lambda: present[0], embed=embed)
+    remember(store, *TEXTS)
+    built(store)
+    if reopened:
+        store.close()
+        store = opened(space=lambda: present[0], embed=embed)
+    present[0] = turned
+    assert found(store, TEXTS[3], k=1) == [TEXTS[3]]
+    built(store)
+    with store._store.read() as db:
+        serving = spaces.serving(db)
+    assert serving is not None and serving.space == turned and store._index._number == serving.number
+    vectors = fake_embedder.embed(TEXTS, "passage")[:, ::-1]
+    made = store._index._index
+    assert made is not None
+    np.testing.assert_allclose(made._centre, vectors.mean(axis=0), atol=2e-3)
+    same(store, exact, *TEXTS[::20])
 
 
 def test_there_is_none_of_a_space_that_is_still_filled(
@@ -332,7 +342,7 @@ def test_a_file_that_is_behind_is_brought_up_to_date(
     first = opened()
     memories = remember(first, *TEXTS)
     built(first)
-    first._index.save()
+    assert saved(home).stat().st_size > 0, "one that is new is saved at once"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_file, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
         first.update(memories[3].id, {"source": "엄마"})
@@ -460,6 +470,17 @@ def test_what_was_applied_is_not_kept_in_the_journal(opened: Callable[..., Memor
     first._index.save()
     with first._store.read() as db:
         assert rows(db, "SELECT count(*) FROM journal") == [(0,)]
+
+
+def test_it_is_saved_again_when_a_tenth_of_it_has_changed(opened: Callable[..., MemoryStore], home: Path) -> None:
+    store = opened()
+    remember(store, *TEXTS[:100])
+    built(store)
+    before = saved(home).stat().st_mtime_ns
+    remember(store, *TEXTS[100:105])
+    assert store.wait() and saved(home).stat().st_mtime_ns == before
+    remember(store, *TEXTS[105:])
+    assert store.wait() and saved(home).stat().st_mtime_ns > before
 
 
 # ---- other processes

@@ -246,6 +246,50 @@ def test_a_full_disk_is_a_store_error_and_loses_nothing(store: Store) -> None:
     assert chores(store) == ["a", "b"]
 
 
+def test_who_begins_to_read_lets_who_wipes_go_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many read in turn there is else no moment without any."""
+    monkeypatch.setattr(store_module, "_GIVE_WAY", 30.0)
+    insert(store, "a")
+    reading, go = threading.Event(), threading.Event()
+    wiping: list[bool] = []
+
+    def long() -> None:
+        with store.read() as db:
+            rows(db, "SELECT name FROM chores")
+            reading.set()
+            go.wait(timeout=30)
+
+    def late() -> None:
+        with store.read():
+            wiping.append(store._wiping)
+
+    threads = [threading.Thread(target=long), threading.Thread(target=store.wipe), threading.Thread(target=late)]
+    threads[0].start()
+    reading.wait(timeout=30)
+    threads[1].start()
+    while not store._wiping:
+        time.sleep(0.001)
+    threads[2].start()
+    threads[2].join(timeout=0.1)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert wiping == [False]
+
+
+def test_who_reads_is_not_kept_from_reading_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_GIVE_WAY", 0.05)
+    insert(store, "a")
+    with store.read() as db:
+        rows(db, "SELECT name FROM chores")
+        wiping = threading.Thread(target=store.wipe)
+        wiping.start()
+        while not store._wiping:
+            time.sleep(0.001)
+        assert chores(store) == ["a"], "else the two would wait for each other"
+    wiping.join()
+
+
 # ---- backups
 
 
@@ -323,10 +367,14 @@ def test_what_is_forgotten_is_forgotten_in_backups_too(home: Path, store: Store)
     older, newer = backup(store), backup(store)
     broken = home / BACKUPS / "broken.sqlite3"
     broken.write_bytes(b"goes" * 40)
+    with closing(apsw.Connection(str(home / BACKUPS / "somebody's.sqlite3"))) as db:
+        db.execute("CREATE TABLE things (name)")
     killed = home / BACKUPS / "memory-1.sqlite3.part"
     killed.write_bytes(b"goes" * 40)
     store.forget_in_backups("DELETE FROM memories WHERE id = ?", ("goes",))
-    assert sorted(path.name for path in (home / BACKUPS).iterdir()) == sorted([older.name, newer.name])
+    assert sorted(path.name for path in (home / BACKUPS).iterdir()) == sorted(
+        [older.name, newer.name, "somebody's.sqlite3"]
+    )
     for path in (older, newer):
         assert b"goes" not in path.read_bytes() and b"stays" * 40 in path.read_bytes()
 

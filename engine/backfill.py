@@ -5,6 +5,7 @@ A batch at a time, each in a transaction of its own, so that what is cut short g
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from engine import lexical, spaces
@@ -24,11 +25,16 @@ class Backfill:
 
     def __init__(self, store: Store, faculties: Faculties, progress: ProgressCallback | None) -> None:
         self._store, self._faculties, self._progress = store, faculties, progress
+        self._embedding = threading.Lock()  # of who searches, and the background
         self._after = 0
         self._done, self._total = 0, 0
 
     def embed(self) -> bool:
         """Give the next memories a vector of the present model, and search by it once all have one."""
+        with self._embedding:
+            return self._embed()
+
+    def _embed(self) -> bool:
         if not (self._store.is_writer and self._store.exists()):
             return False
         space = self._faculties.space()

@@ -42,6 +42,17 @@ def keep(db: Connection, said: Saying, user: str, memory: str) -> None:
     )
 
 
+def unsay(db: Connection, memory: int, text: str) -> None:
+    """Take a former text of a memory out of the turns that it came from; those that carried nothing else go."""
+    db.execute(
+        "DELETE FROM turns WHERE seq IN (SELECT turn FROM carried WHERE memory = ?1) "
+        "AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> ?1)",
+        (memory,),
+    )
+    sql = "UPDATE turns SET content = replace(content, ?, '…') WHERE seq IN (SELECT turn FROM carried WHERE memory = ?)"
+    db.execute(sql, (text, memory))
+
+
 def turns_of(db: Connection, memory: str) -> list[Turn]:
     """Return the turns that the memory with this id comes from, in the order in which they were stored."""
     from datetime import datetime

@@ -1,6 +1,6 @@
 """Two steps of the demo: no memory is lost when a process is killed, and none is left in a file when it is forgotten.
 
-The process that is killed has a home of its own and no model: its embedder counts pairs of letters.
+Both have a home of their own and no model: their embedder counts pairs of letters.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import zlib
+from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,8 +24,10 @@ from engine.quantities import bytes_text
 
 if TYPE_CHECKING:
     from engine import Engine
+    from engine.memory import MemoryStore
 
 SECRET = "제 일기장은 옷장 둘째 서랍 안쪽에 숨겨 두었어요"
+USER = "default"
 KILLS = 3
 _FEWEST, _MOST = 20, 60  # memories that a process has acknowledged when it is killed
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from engine.demo_memory import main; main(*sys.argv[2:])"
@@ -41,7 +44,7 @@ class Told(Protocol):
     def check(self, right: bool) -> str: ...
 
 
-def kill(number: int, demo: Told, engine: Engine) -> None:
+def kill(number: int, demo: Told, _engine: Engine) -> None:
     """Kill processes that remember, in the midst of it, and look whether all that they acknowledged is there."""
     demo.step(number, "kill -9 — in the midst of remembering", "강제 종료 — 기억하는 도중에")
     python = interpreter()
@@ -63,20 +66,25 @@ def kill(number: int, demo: Told, engine: Engine) -> None:
 
 
 def forgetting(number: int, demo: Told, engine: Engine) -> None:
-    """Search every file of the home for a memory, before and after it is forgotten."""
+    """Search every file of a home for a memory, before and after it is forgotten among those of the demo."""
     demo.step(number, "forget — in every file, byte by byte", "잊기 — 모든 파일의 모든 바이트에서")
-    [memory] = engine.remember(SECRET)
-    engine.backup()  # forgetting reaches copies, too
-    engine.wait()
-    home, needles = Path(engine.status().home), [needle for piece in pieces(SECRET) for needle in written(piece)]
-    before = occurrences(home, needles)
-    began = time.perf_counter()
-    engine.forget(memory.id)
-    took = (time.perf_counter() - began) * 1000
-    after = occurrences(home, needles)
+    needles = [needle for piece in pieces(SECRET) for needle in written(piece)]
+    with tempfile.TemporaryDirectory(prefix="gieok-demo-") as folder:
+        home = Path(folder)  # not the demo's: while files are searched, no connection to them may be open here
+        with _store(home) as store:
+            store.remember([one.text for one in engine.memories()], user=USER)
+            [memory] = store.remember([SECRET], user=USER)
+            store.backup()  # forgetting reaches copies, too
+            store.wait()
+        before = occurrences(home, needles)
+        with _store(home) as store:
+            began = time.perf_counter()
+            store.forget(memory.id)
+            took = (time.perf_counter() - began) * 1000
+            found = {hit.memory.id for hit in store.search(SECRET, user=USER, k=50)}
+        after = occurrences(home, needles)
     names = ", ".join(path.relative_to(home).as_posix() for path in before.in_files())
-    stood, gone = demo.check(bool(names)), demo.check(not after.places)
-    lost = demo.check(memory.id not in {hit.memory.id for hit in engine.search(SECRET, k=50)})
+    stood, gone, lost = demo.check(bool(names)), demo.check(not after.places), demo.check(memory.id not in found)
     print(f"  {SECRET}")
     demo.say(f"  before: {names} {stood}", f"  지우기 전: {names} {stood}")
     left, files, size = len(after.in_files()), after.files, bytes_text(after.size)
@@ -88,12 +96,10 @@ def forgetting(number: int, demo: Told, engine: Engine) -> None:
 
 def main(home: str) -> None:
     """Remember one sentence after the other, and print the id of each when it is on the disk; ends by being killed."""
-    from engine.memory import MemoryStore
-
-    store = MemoryStore(Path(home), faculties())
-    for number in count():
-        [memory] = store.remember([f"{os.getpid()}번 프로세스의 {number}번째 기억"], user="default")
-        print(memory.id, flush=True)
+    with _store(Path(home)) as store:
+        for number in count():
+            [memory] = store.remember([f"{os.getpid()}번 프로세스의 {number}번째 기억"], user=USER)
+            print(memory.id, flush=True)
 
 
 def faculties() -> Faculties:
@@ -136,13 +142,14 @@ def _remembered_until_killed(python: str, home: str) -> list[str]:
 
 def _reopened(home: Path) -> tuple[list[str], list[str], float]:
     """Return the ids in a home, oldest first, what is wrong with its database, and the seconds it took to open."""
-    from engine.memory import MemoryStore
-
     began = time.perf_counter()
-    store = MemoryStore(home, faculties())
-    try:
-        there = [memory.id for memory in store.memories(user="default")][::-1]
+    with _store(home) as store:
+        there = [memory.id for memory in store.memories(user=USER)][::-1]
         took = time.perf_counter() - began
         return there, store.problems(), took
-    finally:
-        store.close()
+
+
+def _store(home: Path) -> closing[MemoryStore]:
+    from engine.memory import MemoryStore
+
+    return closing(MemoryStore(home, faculties()))

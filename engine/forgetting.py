@@ -53,6 +53,7 @@ def _remove(store: Store, index: Shortlist, where: str, value: str) -> int:
             if gone:
                 store.owe_wipe(db)
         if gone:
+            store.forget_in_backups(sql, (value,))  # and after: another process may have made one meanwhile
             index.discard()
             store.wipe()
     return gone

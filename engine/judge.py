@@ -8,7 +8,6 @@ object. Where nothing speaks for more, the statements are different and both are
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,9 @@ _NOWADAYS = frozenset("지금 현재 요즘 요새 되다".split())  # what is t
 _STRICT = frozenset({"to", "from", "until", "than"})  # to be said of the same words, or of none
 _ONCE = 1  # days within which what happened may be told twice
 _FROM_NOW = re.compile("전|뒤|후|지난|다음|이번|작년|내년|올해")
-_SOUNDS = str.maketrans("ᅢᅤᅨᅬᅰᆭᆻ", "ᅦᅦᅦᅫᅫᆫᆺ")  # jamo that many confuse
+_CLOSING = re.compile(r"(?<=[가-힣])[.,!~…:]+(?=\s|$)")  # says nothing after a Korean word; abc! is a password
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_EXACT = re.compile(r"[^\s가-힣ㄱ-ㅣ?]+")  # numbers, Latin words and signs as they are written: C++, 5.5, a_b@c.kr
 _SOME_DAY = datetime(2024, 1, 1)
 
 
@@ -73,7 +74,8 @@ class Judge:
         before, after = read(old.tokens), read(new.tokens)
         if not before.words or not after.words:
             return "different"
-        if likeness >= LIKE_SAME and (_spelt_alike(old, new) or _same(before, after)) and _same_time(old, new, before):
+        alike = likeness >= LIKE_SAME and before.moods == after.moods and _exactly(old.text, new.text)
+        if alike and (_spelt_alike(old, new) or _same(before, after)) and _same_time(old, new, before):
             return "same"
         near = partial(self._near, old.text), partial(self._near, new.text)
         return "replaces" if likeness >= LIKE_REPLACED and replaces(before, after, *near) else "different"
@@ -84,7 +86,8 @@ class Judge:
 
 def _same(old: Reading, new: Reading) -> bool:
     return (
-        old.moods == new.moods
+        max(old.denials, new.denials) <= 1  # 안 먹는 건 아니다
+        and old.speaker == new.speaker
         and old.marks - _NOWADAYS == new.marks - _NOWADAYS
         and _words(old) == _words(new)
         and _roles_agree(old, new)
@@ -92,14 +95,22 @@ def _same(old: Reading, new: Reading) -> bool:
 
 
 def _spelt_alike(old: Statement, new: Statement) -> bool:
-    """Return whether both sound alike, written together or apart (안하고, 안 하고), with the same names."""
+    """Return whether both are one text, written together or apart (안하고, 안 하고), with the same names."""
     names = [{form for form, tag in one.tokens if tag == "NNP"} for one in (old, new)]
-    return names[0] == names[1] and _sound(old.text) == _sound(new.text) != ""
+    denied = [sum(word.denied != "" for word in read(one.tokens).words) for one in (old, new)]  # 잘못하다, 잘 못하다
+    return names[0] == names[1] and denied[0] == denied[1] and _letters(old.text) == _letters(new.text) != ""
 
 
-def _sound(text: str) -> str:
-    letters = "".join(filter(str.isalnum, text))
-    return unicodedata.normalize("NFD", letters).translate(_SOUNDS)
+def _letters(text: str) -> str:
+    return "".join(_CLOSING.sub("", text).split())
+
+
+def _exactly(old: str, new: str) -> bool:
+    """Return whether numbers, Latin words and signs are the same; a whole number may be spelled (세 시, 3시)."""
+    one, other = (Counter(_EXACT.findall(_THOUSANDS.sub("", _CLOSING.sub("", text)))) for text in (old, new))
+    plain, numbers = ({run: found[run] for run in found if run.isdecimal()} for found in (one, other))
+    fewer = Counter(plain) <= Counter(numbers) or Counter(numbers) <= Counter(plain)
+    return fewer and one - Counter(plain) == other - Counter(numbers)
 
 
 def _words(reading: Reading) -> Counter[tuple[str, str, bool, bool]]:

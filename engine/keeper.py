@@ -48,13 +48,20 @@ class Keeper:
             self._nudged = True
             self._put_off = False
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="gieok-memory", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="gieok-memory", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: what was asked for is done all the same, and this the next time
+                    _log.warning("the chores of the memory store have to wait: no thread could be started")
+                else:
+                    self._thread = thread
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until the chores are done, at most `timeout` seconds; return whether all are: one that failed is not."""
         if self._is_forked:
             return True
+        if threading.current_thread() is self._thread:  # as a progress callback may be
+            return False
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while self._thread is not None:
@@ -77,8 +84,9 @@ class Keeper:
     def _run(self) -> None:
         try:
             while self._goes_on():
-                for chore in self._chores:
-                    self._finish(chore)
+                left = list(self._chores)
+                while left and not self._closed:  # a bit of each in turn: none waits for hours behind another
+                    left = [chore for chore in left if self._does_more(chore)]
         except BaseException:  # such as a SystemExit in a callback: nobody may wait for a thread that is gone
             with self._changed:
                 self._put_off, self._thread = True, None
@@ -94,10 +102,9 @@ class Keeper:
             self._changed.notify_all()
             return False
 
-    def _finish(self, chore: Chore) -> None:
+    def _does_more(self, chore: Chore) -> bool:
         try:
-            while not self._closed and chore():
-                pass
+            return not self._closed and chore()
         except EngineClosed:
             self._put_off = True
         except EngineError as error:
@@ -106,3 +113,4 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever it was, the other chores are done
             self._put_off = True
             _log.error("a chore of the memory store failed: %s", type(error).__name__)
+        return False

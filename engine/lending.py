@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.vectors import Vectors
 
 ROLE = "embedding"
+_LONG = 2_000  # letters of a text that says more than one thing
 _TAGGED = 64  # texts whose morphemes are kept
 _HEADS: tuple[Head, ...] = ("dense", "sparse")
 
@@ -109,7 +110,7 @@ class Lender:
         """Return what a new memory does to an older one. Raises `OutOfBudget`."""
         from engine.judge import LIKE_REPLACED, Judge
 
-        if likeness < LIKE_REPLACED:  # no rule looks at these, and their morphemes need not be found
+        if likeness < LIKE_REPLACED or max(len(old.text), len(new.text)) > _LONG:  # no rule looks at these
             return "different"
         if self._judge is None:
             self._judge = Judge(lambda texts: self._vectors.embed(texts, "passage"))
@@ -126,6 +127,7 @@ class Lender:
 
     def forgotten(self) -> None:
         """Drop what chat models keep of conversations that are over: they may have quoted what was forgotten."""
+        self._judge, self._tagged = None, {}
         self._pool.worker.call(self._forget_conversations)
 
     def _forget_conversations(self) -> None:

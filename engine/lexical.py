@@ -26,7 +26,7 @@ _PAIRS_WEIGHT = 0.2
 # words come first; common ones tell little: with half as many rows as there are memories ParaKQC loses 0.001.
 _MOST_ROWS = 50_000
 _PAIRS_PRICE = 3  # a pair tells less than a morpheme of as many rows
-_MOST_WORDS, _MOST_PAIRS = 48, 64  # of one question: it may be a page long
+_MOST_WORDS, _MOST_PAIRS = 48, 32  # of one question: it may be a page long
 # Numbers that people write in groups, and others without: telephones, dates, thousands, accounts.
 _GROUPED = re.compile(
     r"(?<!\d)(?:0\d{1,2}[-. ]\d{3,4}[-. ]\d{4}|\d{3,4}-\d{4}|\d{1,3}(?:,\d{3})+|\d+(?:-\d+){2,}|\d+(?:\.\d+){2,})(?!\d)"
@@ -135,8 +135,24 @@ def _contained(words: Iterable[str], forms: str, text: str) -> Iterator[str]:
     morphemes, plain = set(forms.split()), _plain(text)
     joined = "".join(plain.split())
     for word in words:
-        if word in morphemes or (len(word) > 1 and word in (joined if len(word) > 2 else plain)):
+        if word in morphemes or (len(word) > 1 and (_spells(plain, word) or (len(word) > 2 and _spells(joined, word)))):
             yield word
+
+
+def _spells(text: str, word: str) -> bool:
+    """Return whether letters of a text are this word; a number or foreign word counts whole (1일 is not in 21일)."""
+    at = text.find(word)
+    while at >= 0:
+        after = at + len(word)
+        if not (_runs_on(text[at - 1 : at], word[0]) or _runs_on(word[-1], text[after : after + 1])):
+            return True
+        at = text.find(word, at + 1)
+    return False
+
+
+def _runs_on(before: str, after: str) -> bool:
+    pair = before + after
+    return len(pair) == 2 and pair.isascii() and (pair.isdigit() or pair.isalpha())
 
 
 def _affordable(rows: dict[str, int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import cohort, forgetting, retriever, spaces, transfer
 from engine.backfill import Backfill, put_words
 from engine.connections import rows
-from engine.conversations import Saying, keep
+from engine.conversations import Saying, keep, unsay
 from engine.errors import EngineClosed, InvalidInput, MemoryNotFound, ModelNotFound, OutOfBudget
 from engine.faculties import Embedded, Faculties, Space
 from engine.inputs import Moment, TextKind, check_moment, check_text
 from engine.keeper import Keeper
 from engine.metrics import Progress, ProgressCallback, report
-from engine.records import COLUMNS, Draft, Edit, Filter, Hit, Memory, add, edit, find, memory, reinforce
+from engine.records import COLUMNS, Draft, Edit, Filter, Hit, Memory, add, edit, find, memory, reinforce, share
 from engine.retriever import Asked, Sense
 from engine.settling import Settling
 from engine.shortlist import Shortlist
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+_BESIDE = 4  # callers whose words are found at once: a question need not wait for a thousand texts
 _WAIT_FOR = 256  # memories without a vector that a search waits for, where nothing else could be searched
 
 
@@ -65,11 +67,11 @@ class MemoryStore:
         self._store = Store(home, lambda: self._index.discard())  # noqa: PLW0108 - it is made below
         self._faculties, self._progress = faculties, progress
         self._index = Shortlist(self._store, faculties)
-        backfill = Backfill(self._store, faculties, progress)
+        self._backfill = Backfill(self._store, faculties, progress)
         settling = Settling(self._store, faculties, self._index, self._cohort)
-        self._keeper = Keeper([backfill.embed, backfill.analyse, settling.settle, self._index.tend])
+        self._keeper = Keeper([self._index.tend, self._backfill.embed, self._backfill.analyse, settling.settle])
         self._cohorts: dict[str, Floats] = {}
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="gieok-words")
+        self._beside = ThreadPoolExecutor(_BESIDE, thread_name_prefix="gieok-words")
         self._pid = os.getpid()
 
     # ---- remember
@@ -100,7 +102,7 @@ class MemoryStore:
             if missing := self._unknown(new, texts, prepared):
                 prepared.update(zip(missing, self._prepare(missing), strict=True))
             with self._store.write() as db:
-                if all(text in prepared or find(db, user, text) for text in texts):
+                if all(text in prepared or find(db, user, text, new.draft.when) for text in texts):
                     stored = [self._find_or_add(db, new, text, prepared.get(text)) for text in texts]
                     break  # else another thread has forgotten one meanwhile
         self._keeper.nudge()
@@ -111,7 +113,7 @@ class MemoryStore:
         if not self._store.exists():
             return unseen
         with self._store.read() as db:
-            return [text for text in unseen if find(db, new.draft.user, text) is None]
+            return [text for text in unseen if find(db, new.draft.user, text, new.draft.when) is None]
 
     def _prepare(self, texts: list[str]) -> list[_Prepared]:
         """Embed texts, and find their words meanwhile: both may load what they need."""
@@ -133,7 +135,7 @@ class MemoryStore:
             return [None] * len(texts)
 
     def _find_or_add(self, db: Connection, new: _New, text: str, prepared: _Prepared | None) -> Memory:
-        known = find(db, new.draft.user, text)
+        known = find(db, new.draft.user, text, new.draft.when)
         if known is not None:
             if new.said:
                 keep(db, new.said, new.draft.user, known.id)
@@ -172,6 +174,7 @@ class MemoryStore:
         check_text(query, "query")
         wanted = Filter(user, category, source, since, until)
         most = _positive(k, "k")
+        least = 0.0 if min_score is None else share(min_score, "min_score")
         if not self._any(user):
             return []
         words = self._begin_words([query])
@@ -181,11 +184,7 @@ class MemoryStore:
             hits = retriever.search(db, self._index, asked, most)
         if self._index.missed:
             self._keeper.nudge()
-        return [
-            hit if explain else Hit(hit.memory, hit.score)
-            for hit in hits
-            if min_score is None or hit.score >= min_score
-        ]
+        return [hit if explain else Hit(hit.memory, hit.score) for hit in hits if hit.score >= least]
 
     def _any(self, user: str) -> bool:
         if not self._store.exists():
@@ -196,12 +195,10 @@ class MemoryStore:
     def _sense(self, query: str) -> Sense | None:
         """Embed a query for the space that is searched; while a new model's is filled that is the old one's."""
         space = self._faculties.space()
-        with self._store.read() as db:
-            served, own = spaces.serving(db), spaces.place(db, space)
+        served, own = self._places(space)
         if not (own and own.complete):
             self._fill(own)
-            with self._store.read() as db:
-                served, own = spaces.serving(db), spaces.place(db, space)
+            served, own = self._places(space)
         for place in (served, own):
             if place is not None:
                 try:
@@ -211,15 +208,21 @@ class MemoryStore:
                         raise
         return None
 
+    def _places(self, space: Space) -> tuple[Place | None, Place | None]:
+        """Return the space that is searched, and that of the present model."""
+        with self._store.read() as db:
+            return spaces.serving(db), spaces.place(db, space)
+
     def _fill(self, own: Place | None) -> None:
-        """Have vectors made: by who searches where they are few, and nothing else is to be searched."""
+        """Have the vectors of the present model made in the background, and wait for them if they are few."""
         if not self._store.claim():
             return
         with self._store.read() as db:
             few = len(spaces.missing(db, own.number if own else 0, 0, _WAIT_FOR)) < _WAIT_FOR
+        with contextlib.suppress(OutOfBudget):  # another time; until then the former ones serve, or words
+            while few and self._backfill.embed():
+                pass
         self._keeper.nudge()
-        if few:
-            self._keeper.wait(None)
 
     def _embedded(self, query: str, place: Place) -> Sense:
         vectors = self._embed([query], "query", place.space)
@@ -314,11 +317,16 @@ class MemoryStore:
         A former text is then in no file of the home but its backups. Raises `MemoryNotFound`, and `InvalidInput`, also
         for the text of another memory of this user.
         """
-        self.memory(id)
+        former = self.memory(id)
         prepared = self._prepare([check_text(changes["text"])])[0] if "text" in changes else None
+        with self._store.copying if prepared else contextlib.nullcontext():  # a backup would read while this wipes
+            return self._updated(former, changes, prepared)
+
+    def _updated(self, former: Memory, changes: Edit, prepared: _Prepared | None) -> Memory:
         with self._store.write() as db:
-            seq, changed = edit(db, id, changes)
+            seq, changed = edit(db, former.id, changes)
             if prepared is not None:
+                unsay(db, seq, former.text)
                 spaces.drop(db, seq)
                 place = spaces.made(db, prepared.space, len(prepared.vector.vector) // 2)
                 spaces.put(db, place, seq, prepared.vector)
@@ -327,6 +335,7 @@ class MemoryStore:
         if prepared is not None:
             self._index.discard()
             self._store.wipe()
+            self._faculties.forgotten()
         self._keeper.nudge()
         return changed
 
@@ -365,7 +374,7 @@ class MemoryStore:
         """Write the memories of `user`, or of all, to a file of JSON Lines; return how many. Raises `InvalidInput`."""
         if not self._store.exists():
             return transfer.export(None, path, user=user, vectors=vectors, progress=self._progress)
-        with self._store.read() as db:
+        with self._store.copying, self._store.read() as db:  # who forgets has to wait for whoever reads that long
             return transfer.export(db, path, user=user, vectors=vectors, progress=self._progress)
 
     def import_(self, path: Path) -> Imported:
@@ -374,9 +383,10 @@ class MemoryStore:
             space = self._faculties.space()
         except ModelNotFound:  # what the file has of vectors is then left, and made when the model is here
             space = None
-        done = transfer.import_(self._store.write, path, space=space, progress=self._progress)
-        self._keeper.nudge()
-        return done
+        try:
+            return transfer.import_(self._store.write, path, space=space, progress=self._progress)
+        finally:
+            self._keeper.nudge()
 
     def backup(self, path: Path | None = None) -> Path:
         """Copy the database, also while it is used; return where the copy is: in the home unless a file is named.

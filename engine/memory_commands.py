@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.console import complain, opened, show
+from engine.console import Meter, complain, opened, show
 from engine.instructions import Language
 from engine.proof import Searched, occurrences, pieces, words, written
 from engine.quantities import bytes_text
@@ -37,7 +37,7 @@ _KINDS = {"pieces": pieces, "words": words}
 
 def remember(arguments: argparse.Namespace) -> None:
     """Store a memory and print its id."""
-    asked = _asked(arguments, "category", "when", "source")
+    asked = _asked(arguments, "category", "when", "source", "user")
     if arguments.no_judge:
         asked["judge"] = False
     with opened(arguments) as engine:
@@ -47,7 +47,7 @@ def remember(arguments: argparse.Namespace) -> None:
 
 def search(arguments: argparse.Namespace) -> None:
     """Print what a search finds, best first; with `--explain` also what each score is made of."""
-    asked = _asked(arguments, "k", "category", "since", "until", "source", "min_score")
+    asked = _asked(arguments, "k", "category", "since", "until", "source", "min_score", "user")
     if arguments.explain:
         asked["explain"] = True
     with opened(arguments) as engine:
@@ -62,7 +62,7 @@ def search(arguments: argparse.Namespace) -> None:
 def list_memories(arguments: argparse.Namespace) -> None:
     """Print the memories, the last stored first."""
     with opened(arguments) as engine:
-        memories = engine.memories(superseded=arguments.superseded)
+        memories = engine.memories(superseded=arguments.superseded, **_asked(arguments, "user"))
     show(arguments, [memory.to_dict() for memory in memories], list(map(_line, memories)))
 
 
@@ -84,17 +84,17 @@ def history(arguments: argparse.Namespace) -> None:
 
 
 def edit(arguments: argparse.Namespace) -> None:
-    """Correct the text of a memory, and its category where one is given."""
+    """Correct the text of a memory, and its category, moment and source where they are given."""
     with opened(arguments) as engine:
-        memory = engine.update(arguments.id, text=arguments.text, **_asked(arguments, "category"))
+        memory = engine.update(arguments.id, text=arguments.text, **_asked(arguments, "category", "when", "source"))
     show(arguments, memory.to_dict(), [memory.id])
 
 
 def forget(arguments: argparse.Namespace) -> int:
     """Remove a memory; with `--prove` every file of the home is searched for it before and after."""
+    if arguments.prove:
+        return _prove(arguments)
     with opened(arguments) as engine:
-        if arguments.prove:
-            return _prove(arguments, engine)
         engine.forget(arguments.id)
     show(arguments, {"forgotten": arguments.id}, [])
     return 0
@@ -137,15 +137,17 @@ def _line(memory: Memory) -> str:
 # ---- the proof
 
 
-def _prove(arguments: argparse.Namespace, engine: Engine) -> int:
+def _prove(arguments: argparse.Namespace) -> int:
     """Forget, and show where all that is gone stood, and that it stands nowhere; 1 where something is left."""
-    home, chain = Path(engine.status().home), engine.history(arguments.id)
+    with opened(arguments) as engine:
+        home, chain = Path(engine.status().home), engine.history(arguments.id)
     needles = {needle: piece for one in chain for kind in _KINDS.values() for piece in kind(one.text)
                for needle in written(piece)}  # fmt: skip
-    found = [occurrences(home, list(needles))]
-    engine.forget(arguments.id)
-    found.append(occurrences(home, list(needles)))
-    own = _own(engine, chain)
+    found = [_searched(arguments, home, list(needles))]
+    with opened(arguments) as engine:
+        engine.forget(arguments.id)
+        own = _own(engine, chain)
+    found.append(_searched(arguments, home, list(needles)))
     before, after = (_traces(home, list(needles.values()), searched, own) for searched in found)
     counts = {kind: len(those) for kind, those in own.items()}
     value = {"forgotten": arguments.id, "proof": {**counts, "before": before, "after": after}}
@@ -153,6 +155,15 @@ def _prove(arguments: argparse.Namespace, engine: Engine) -> int:
     if after["pieces"]:
         complain(_said("left", arguments.language).format(names=", ".join(after["pieces"])))
     return 1 if after["pieces"] else 0
+
+
+def _searched(arguments: argparse.Namespace, home: Path, needles: Sequence[bytes]) -> Searched:
+    """Search the home, of which no engine may be open here: it would lose its locks."""
+    meter = Meter()
+    try:
+        return occurrences(home, needles, None if arguments.quiet else meter)
+    finally:
+        meter.end()
 
 
 def _own(engine: Engine, chain: Sequence[Memory]) -> dict[str, set[str]]:

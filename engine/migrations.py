@@ -166,6 +166,8 @@ def journal(db: Connection) -> None:
             DELETE FROM unjudged WHERE memory = old.seq;
             DELETE FROM turns WHERE seq IN (SELECT turn FROM carried WHERE memory = old.seq)
                 AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> old.seq);
+            UPDATE turns SET content = replace(content, old.text, '…')
+                WHERE seq IN (SELECT turn FROM carried WHERE memory = old.seq);
             DELETE FROM carried WHERE memory = old.seq;
             INSERT INTO journal (memory) VALUES (old.seq);
         END;

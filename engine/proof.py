@@ -1,4 +1,9 @@
-"""Whether bytes stand in any file below a folder: every byte of every file is read, nothing is taken on trust."""
+"""Whether bytes stand in any file below a folder: every byte of every file is read, nothing is taken on trust.
+
+No connection to a database below the folder may be open in this process while it is searched: under POSIX a process
+that closes a file loses every lock that it holds on it (fcntl(2)), SQLite's among them. Another process may then take
+the database's log away, and with it what was acknowledged. So close the engine first; other processes may go on.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,21 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.metrics import Progress, ProgressCallback, report
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _BLOCK = 1 << 22
-_HEAD = 8  # bytes of a needle that are looked up as one number
+_PAIRS = 3  # pairs of bytes at the beginning of a needle by which the places are chosen that it is compared with
 _WINDOW = 24  # bytes of UTF-8: what a copy that is half overwritten still has
 _RARE = 6  # bytes: of the places in a large file, one in 10^14 is such a word by chance
 _HANGUL = re.compile("[가-힣]+")
@@ -72,27 +84,24 @@ def written(piece: str) -> list[bytes]:
     return [form for form in found if len(form) >= _RARE]
 
 
-def occurrences(folder: Path, needles: Sequence[bytes]) -> Searched:
+def occurrences(folder: Path, needles: Sequence[bytes], progress: ProgressCallback | None = None) -> Searched:
     """Search every file below `folder` for needles of at least one byte; links are not followed.
 
-    A file that goes away meanwhile is no place.
+    A file that goes away meanwhile is no place. Nothing may hold a file below it open in this process, see above.
+    Raises `Cancelled`.
     """
-    heads, short = _sorted(needles)
-    overlap = max(map(len, needles), default=1) - 1
-    searched = Searched()
-    for path in _files(folder):
+    sought, searched = _Sought(needles), Searched()
+    paths = list(_files(folder))
+    total = sum(size for _, size in paths)
+    for path, _ in paths:
         try:
             with path.open("rb", buffering=0) as file:
                 searched.files += 1
-                tail, base = b"", 0
-                while block := file.read(_BLOCK):
-                    searched.size += len(block)
-                    held = tail + block
-                    for number, at in _found(held, needles, heads, short):
-                        if at + len(needles[number]) > len(tail):  # else it was found with the block before
-                            searched.places.setdefault(number, []).append((path, base + at))
-                    tail = held[max(0, len(held) - overlap) :] if overlap else b""
-                    base += len(held) - len(tail)
+                for size, found in _read(file, sought):
+                    searched.size += size
+                    for number, at in found:
+                        searched.places.setdefault(number, []).append((path, at))
+                    report(progress, Progress("search files", searched.size, total, "bytes"))
         except FileNotFoundError:
             continue
         except OSError:
@@ -100,40 +109,70 @@ def occurrences(folder: Path, needles: Sequence[bytes]) -> Searched:
     return searched
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _read(file: FileIO, sought: _Sought) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield of each block its bytes, and number and offset in the file of each needle that ends in it."""
+    tail, base = b"", 0
+    while block := file.read(_BLOCK):
+        held = tail + block
+        ends = [(number, at, at + len(sought.needles[number])) for number, at in sought.found(held)]
+        # what ends in the tail was found with the block before
+        yield len(block), [(number, base + at) for number, at, end in ends if end > len(tail)]
+        tail = held[max(0, len(held) - sought.overlap) :] if sought.overlap else b""
+        base += len(held) - len(tail)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield every file with its bytes."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
             try:
-                if stat.S_ISREG(path.lstat().st_mode):
-                    yield path
+                told = path.lstat()
             except FileNotFoundError:
                 continue
+            if stat.S_ISREG(told.st_mode):
+                yield path, told.st_size
 
 
-def _sorted(needles: Sequence[bytes]) -> tuple[dict[int, list[int]], list[int]]:
-    """Return the numbers of needles by their first eight bytes, and those that have fewer."""
-    heads: dict[int, list[int]] = {}
-    for number, needle in enumerate(needles):
-        if len(needle) >= _HEAD:
-            heads.setdefault(int.from_bytes(needle[:_HEAD], sys.byteorder), []).append(number)
-    return heads, [number for number, needle in enumerate(needles) if len(needle) < _HEAD]
+class _Sought:
+    """Needles, looked for all at once: what a place costs does not grow with their number."""
 
+    def __init__(self, needles: Sequence[bytes]) -> None:
+        import numpy as np
 
-def _found(
-    held: bytes, needles: Sequence[bytes], heads: dict[int, list[int]], short: list[int]
-) -> Iterator[tuple[int, int]]:
-    """Yield number and offset of each needle in `held`. However many needles there are, one look-up a byte."""
-    for shift in range(min(_HEAD, max(0, len(held) - _HEAD + 1)) if heads else 0):
-        with memoryview(held)[shift : shift + (len(held) - shift) // _HEAD * _HEAD].cast("Q") as words:
-            if heads.keys().isdisjoint(words):
+        self.needles = needles
+        self.overlap = max(map(len, needles), default=1) - 1
+        self._heads: dict[bytes, list[int]] = {}
+        self._short: list[int] = []
+        self._pairs = np.zeros((_PAIRS, 1 << 16), dtype=np.bool_)  # which pairs some needle has there
+        for number, needle in enumerate(needles):
+            head = needle[: 2 * _PAIRS]
+            if len(head) < 2 * _PAIRS:
+                self._short.append(number)
                 continue
-            for at, word in enumerate(words):
-                for number in heads.get(word, ()):
-                    if held.startswith(needles[number], shift + at * _HEAD):
-                        yield number, shift + at * _HEAD
-    for number in short:
-        at = held.find(needles[number])
-        while at >= 0:
-            yield number, at
-            at = held.find(needles[number], at + 1)
+            self._heads.setdefault(head, []).append(number)
+            self._pairs[range(_PAIRS), np.frombuffer(head, dtype="<u2")] = True
+
+    def found(self, held: bytes) -> Iterator[tuple[int, int]]:
+        """Yield number and offset of each needle in `held`."""
+        for at in self._candidates(held).tolist() if self._heads else ():
+            for number in self._heads.get(held[at : at + 2 * _PAIRS], ()):
+                if held.startswith(self.needles[number], at):
+                    yield number, at
+        for number in self._short:
+            at = held.find(self.needles[number])
+            while at >= 0:
+                yield number, at
+                at = held.find(self.needles[number], at + 1)
+
+    def _candidates(self, held: bytes) -> npt.NDArray[np.intp]:
+        """Return the offsets at which each pair of bytes is one that a needle begins with."""
+        import numpy as np
+
+        read = np.frombuffer(held, dtype=np.uint8)
+        pairs = read[1:].astype(np.uint16) << 8
+        pairs |= read[:-1]
+        places = np.flatnonzero(self._pairs[0][pairs[: max(0, len(held) - 2 * _PAIRS + 1)]])
+        for pair in range(1, _PAIRS):
+            places = places[self._pairs[pair][pairs[places + 2 * pair]]]
+        return places

@@ -145,10 +145,10 @@ def optional(value: str | None, what: str) -> None:
         check_text(value, what)
 
 
-def find(db: Connection, user: str, text: str) -> Memory | None:
-    """Return the current memory of `user` with exactly this text."""
+def find(db: Connection, user: str, text: str, when: datetime | None) -> Memory | None:
+    """Return the current memory of `user` with exactly this text about the same time."""
     sql = f"SELECT {COLUMNS} FROM memories WHERE user = ? AND digest = ? AND superseded_by IS NULL"
-    return next((memory(row) for row in rows(db, sql, (user, digest(text)))), None)
+    return next((memory(row) for row in rows(db, sql, (user, digest(text, when)))), None)
 
 
 def add(db: Connection, draft: Draft, text: str) -> tuple[int, Memory]:
@@ -157,7 +157,7 @@ def add(db: Connection, draft: Draft, text: str) -> tuple[int, Memory]:
     row = {
         "id": uuid.uuid4().hex,
         "text": text,
-        "digest": digest(text),
+        "digest": digest(text, draft.when),
         "category": draft.category,
         "kind": draft.kind,
         "source": draft.source,
@@ -191,8 +191,12 @@ def edit(db: Connection, id: str, changes: Edit) -> tuple[int, Memory]:
     Raises `MemoryNotFound`, `InvalidInput` also where the user has the new text already, `TypeError` for another field.
     """
     assigned = _assigned(changes)
-    if "digest = ?" in assigned and _is_taken(db, id, assigned["digest = ?"]):
-        raise InvalidInput("another memory of this user has exactly this text; forget one of the two")
+    former = rows(db, "SELECT text, happened FROM memories WHERE id = ?", (id,))
+    if former and changes.keys() & {"text", "when"}:
+        text, happened = assigned.get("text = ?", former[0][0]), assigned.get("happened = ?", former[0][1])
+        assigned["digest = ?"] = digest(text, _optional(datetime.fromisoformat, happened))
+        if _is_taken(db, id, assigned["digest = ?"]):
+            raise InvalidInput("another memory of this user says exactly this; forget one of the two")
     sql = f"UPDATE memories SET {', '.join(['id = id', *assigned])} WHERE id = ? RETURNING seq, {COLUMNS}"
     found = rows(db, sql, (*assigned.values(), id))
     if not found:
@@ -215,8 +219,7 @@ def _assigned(changes: Edit) -> dict[str, Any]:
         raise TypeError(f"a memory has no field {min(unknown)!r} that can be changed")
     found: dict[str, Any] = {}
     if "text" in changes:
-        text = check_text(changes["text"])
-        found |= {"text = ?": text, "digest = ?": digest(text)}
+        found["text = ?"] = check_text(changes["text"])
     for name, known in (("category", CATEGORIES), ("kind", KINDS)):
         if name in changes:
             one_of(changes[name], known, name)  # type: ignore[literal-required]
@@ -231,11 +234,12 @@ def _assigned(changes: Edit) -> dict[str, Any]:
             "moment = ifnull(?, created)": _optional(stamp, when),
         }
     if "importance" in changes:
-        found["importance = ?"] = _share(changes["importance"], "importance")
+        found["importance = ?"] = share(changes["importance"], "importance")
     return found
 
 
-def _share(value: float, what: str) -> float:
+def share(value: float, what: str) -> float:
+    """Return a number from 0 to 1. Raises `TypeError`, `InvalidInput`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} must be a number, not {type(value).__name__}")
     if not 0 <= value <= 1:
@@ -271,9 +275,10 @@ def _optional(function: Callable[[_A], _B], value: _A | None) -> _B | None:
     return None if value is None else function(value)
 
 
-def digest(text: str) -> bytes:
-    """Return what exact duplicates share."""
-    return hashlib.sha256(text.encode("utf-8")).digest()
+def digest(text: str, when: datetime | None) -> bytes:
+    """Return what exact duplicates share: the text, and when it happened where that is told: twice is not once."""
+    dated = "" if when is None else f"\0{stamp(when)}"
+    return hashlib.sha256(f"{text}{dated}".encode()).digest()
 
 
 def hashed(text: str) -> int:
@@ -298,7 +303,11 @@ def stamp(moment: datetime) -> int:
 
 def _local(stamp: int) -> datetime:
     # Not fromtimestamp(): it goes through a float, and refuses times before 1970 on Windows.
-    return (_EPOCH + stamp * _MICROSECOND).astimezone()
+    moment = _EPOCH + stamp * _MICROSECOND
+    try:
+        return moment.astimezone()
+    except (OverflowError, OSError, ValueError):  # the last day of the year 9999, further east
+        return moment
 
 
 def _end(value: Moment | None) -> Moment | None:

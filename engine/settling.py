@@ -6,10 +6,12 @@ newer one's id: never are both lost, and never, of two of which one is to go, do
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from engine import retriever, spaces
 from engine.connections import rows
+from engine.errors import EngineError
 from engine.faculties import Faculties, Verdict
 from engine.migrations import SHIFT
 from engine.records import COLUMNS, Filter, Memory, memory, reinforced, stamp
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from engine.shortlist import Shortlist
 
+_log = logging.getLogger("engine.settling")
 _COMPARED = 12  # of the older memories, the likest
 _FATE = {"same": "merged", "replaces": "replaced"}
 # One that has no vector where others are searched waits until that is made.
@@ -56,12 +59,23 @@ class Settling:
         with self._store.read() as db:
             new = _current(db, seq)
             older = self._older(db, seq, new, place, cohort) if new else []
-        verdicts = [(old, self._faculties.judge(old, new, alike)) for old, alike in older] if new else []
+        verdicts = [(old, self._verdict(old, new, alike)) for old, alike in older] if new else []
         with self._store.write() as db:
             if _current(db, seq) == new:  # else it was changed, forgotten or reinforced meanwhile: look again
                 db.execute("DELETE FROM unjudged WHERE memory = ?", (seq,))
                 _carry_out(db, new, verdicts)
         return True
+
+    def _verdict(self, old: Memory, new: Memory, alike: float) -> Verdict:
+        judge = self._faculties.judge
+        assert judge is not None
+        try:
+            return judge(old, new, alike)
+        except EngineError:
+            raise  # such as no room for the analyser: another time
+        except Exception as error:  # noqa: BLE001 - who is not sure leaves both, and the next ones are to be compared
+            _log.error("the judge failed on a pair, and both stay: %s", type(error).__name__)
+            return "different"
 
     def _older(
         self, db: Connection, seq: int, new: Memory, place: spaces.Place, cohort: NDArray[np.float32]

@@ -84,9 +84,9 @@ class Shortlist:
             found = spaces.serving(db)
         if found is None:
             return False
-        if self._missed or (self._index is not None and self._index.outgrown):
-            self._missed = False
+        if (self._missed and self._index is None) or (self._index is not None and self._index.outgrown):
             self._build(found)
+        self._missed = False
         while not self._stopped and self._behind():
             pass
         if self._changes() > _WORTH_SAVING * len(self._index or ()):
@@ -107,7 +107,10 @@ class Shortlist:
         """Remove the file: something was forgotten that may be in it."""
         with self._saving:
             if self.path.parent.exists():
-                index_file.discard(self.path.parent)
+                try:
+                    index_file.discard(self.path.parent)
+                except OSError as error:  # somebody else has it open: the traces stay owed
+                    raise StoreError(f"{error.filename} cannot be removed: {error.strerror}. Try again.") from error
             self._saved = None
 
     def stop(self) -> None:
@@ -194,7 +197,9 @@ class Shortlist:
     def _behind(self) -> bool:
         """Apply a batch of the journal; return whether there is more."""
         with self._lock, self._store.read() as db:
-            if self._index is None or _pruned(db) > self._generation or not self._follow(db):
+            if self._index is None or _pruned(db) > self._generation or not _serves(db, self._number):
+                return False
+            if not self._follow(db):
                 return False
             return self._generation < _top(db)
 
@@ -270,12 +275,15 @@ def _count(db: Connection) -> int:
 
 def _sample(db: Connection, found: Place) -> list[Row]:
     """Return entries from all over the space, to take the centre from: what came first may be a topic of its own."""
-    import numpy as np
 
-    ((last,),) = rows(db, "SELECT ifnull(max(seq), 0) FROM memories")
-    chosen: list[int] = np.unique(np.random.default_rng(0).integers(1, last + 1, 2 * SAMPLE)).tolist() if last else []
-    sql = f"{_ENTRIES} AND seq IN (SELECT value FROM json_each(?))"
-    return rows(db, sql, (found.number, json.dumps(chosen)))
+    sql = f"{_ENTRIES} AND seq IN (SELECT seq FROM memories WHERE superseded_by IS NULL ORDER BY random() LIMIT ?)"
+    return rows(db, sql, (found.number, SAMPLE))
+
+
+def _serves(db: Connection, number: int) -> bool:
+    """Return whether the journal is about this space."""
+    found = spaces.serving(db)
+    return found is not None and found.number == number
 
 
 def _top(db: Connection) -> int:

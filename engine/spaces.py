@@ -6,7 +6,7 @@ A vector is kept in half precision, the sparse weights of a text beside it; both
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.connections import rows
@@ -130,16 +130,32 @@ def made(db: Connection, space: Space, dim: int) -> Place:
     )
     found = place(db, space)
     assert found is not None
-    if found.dim != dim:
-        raise _other_length(dim)
+    if found.dim != dim:  # a file that was imported lied about whose vectors it has; they can be made again
+        _empty(db, found.number, dim)
+        found = replace(found, dim=dim, complete=False)
     if first or serving(db) is None:
         serve(db, found)
     return found
 
 
+def distrust_indexes(db: Connection) -> None:
+    """Let no index be followed by the journal from before: it notes changes of the space alone that was searched."""
+    db.execute("INSERT INTO journal (memory) VALUES (0)")
+    db.execute("INSERT OR REPLACE INTO meta SELECT 'pruned', max(generation) FROM journal")
+    db.execute("DELETE FROM meta WHERE name = 'index'")
+
+
+def _empty(db: Connection, number: int, dim: int) -> None:
+    db.execute("DELETE FROM vectors WHERE key >= ? AND key < ?", (key(number, 0), key(number + 1, 0)))
+    db.execute("UPDATE spaces SET dim = ?, complete = 0, cohort = NULL WHERE number = ?", (dim, number))
+    distrust_indexes(db)
+
+
 def serve(db: Connection, found: Place) -> None:
     """Search this space from now on; of the others only the last one stays."""
     before = serving(db)
+    if before is None or before.number != found.number:
+        distrust_indexes(db)
     db.execute("INSERT OR REPLACE INTO meta VALUES ('serving', ?)", (found.number,))
     keep = {found.number, before.number if before else found.number}
     for (number,) in rows(db, "SELECT number FROM spaces"):
@@ -162,9 +178,8 @@ def put(db: Connection, found: Place, memory: int, vector: Coded) -> None:
 
 
 def drop(db: Connection, memory: int) -> None:
-    """Remove a memory's vectors from every space: its text is another one now."""
+    """Remove a memory's vectors from every space: its text is another one now, and the next `put` is to follow."""
     db.execute("DELETE FROM vectors WHERE key IN (SELECT number << 40 | ? FROM spaces)", (memory,))
-    db.execute("UPDATE spaces SET complete = 0 WHERE complete")
 
 
 def missing(db: Connection, number: int, after: int, most: int) -> list[tuple[int, str]]:
@@ -192,9 +207,10 @@ def stored(db: Connection, number: int, memories: Iterable[int]) -> dict[int, by
 
 def cohort(db: Connection, found: Place) -> Floats | None:
     """Return the (m, dim) vectors of the cohort's sentences, None before they were put there."""
-    ((blob,),) = rows(db, "SELECT cohort FROM spaces WHERE number = ?", (found.number,))
-    if blob is None:
+    kept = rows(db, "SELECT cohort FROM spaces WHERE number = ? AND cohort IS NOT NULL", (found.number,))
+    if not kept:
         return None
+    ((blob,),) = kept
     step = 2 * found.dim
     return decoded([blob[at : at + step] for at in range(0, len(blob), step)], found.dim)
 

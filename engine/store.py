@@ -38,6 +38,10 @@ _PRAGMAS = (
     "synchronous = FULL",
     "secure_delete = ON",
     "foreign_keys = ON",
+    "temp_store = MEMORY",  # what is deleted must not pass through the system's folder of temporary files
+    "fullfsync = ON",  # macOS: what a plain fsync has written may still be in the disk's own cache
+    "checkpoint_fullfsync = ON",
+    "max_page_count = 33554431",  # as far as `blanking` can tell pages apart: 256 GB
 )
 
 
@@ -148,6 +152,7 @@ class Store:
         target = path or self.path.parent / BACKUPS / f"memory-{datetime.now():%Y%m%d-%H%M%S-%f}.sqlite3"
         aside = target.with_name(f"{target.name}.part")
         with self.copying, self.read() as db:
+            rows(db, "SELECT 1 FROM sqlite_schema LIMIT 1")  # from here on it sees one state, whoever writes
             if path is None:
                 target.parent.mkdir(mode=0o700, exist_ok=True)
             try:
@@ -156,6 +161,7 @@ class Store:
                     connections.copied(db, copy, heed)
                 sync(aside)
                 aside.replace(target)
+                sync(target.parent)
             finally:
                 aside.unlink(missing_ok=True)
         return target
@@ -287,7 +293,10 @@ class Store:
             raise
 
     def _connect(self) -> Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not self.path.exists():
+            # Never where it may be open in this process: closing any descriptor of a file drops all locks on it, and
+            # another program would believe that nobody uses the log, and remove it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self.path.chmod(0o600)  # SQLite gives its log the same
         db = connections.to_write(self.path)
         try:

@@ -175,7 +175,7 @@ def _add(db: Connection, line: Line, known: dict[str, str], space: Space | None,
     new = line.memory
     if rows(db, "SELECT 1 FROM memories WHERE id = ?", (new.id,)):
         return False
-    if new.superseded_by is None and (same := find(db, new.user, new.text)):
+    if new.superseded_by is None and (same := find(db, new.user, new.text, new.when)):
         known[new.id] = same.id
         db.execute("UPDATE memories SET superseded_by = ? WHERE superseded_by = ?", (same.id, new.id))
         return False
@@ -193,7 +193,7 @@ def _insert(db: Connection, line: Line, superseded_by: str | None) -> int:
     row = {
         "id": new.id,
         "text": new.text,
-        "digest": digest(new.text),
+        "digest": digest(new.text, new.when),
         "category": new.category,
         "kind": new.kind,
         "source": new.source,

@@ -35,7 +35,8 @@ model's folder.
 
 `memory-kills`: a process that changes a memory store is killed at a random moment, aimed at one kind of step after the
 other, in one home several times. What it acknowledged must be there, word for word and to be found, what it forgot in
-no file; the step in flight done or undone. `looked for` counts memories, each after every kill.
+no file; the step in flight done or undone. `looked for` counts memories, each after every kill; `phases` what the files
+showed to be under way. More are killed until a kill fell in each phase; a phase that none falls in fails.
 
 `memory-faults`: the n-th write, sync, truncation or renaming fails, for every n until the flow has no more, once or
 from then on, as a broken disk and as a full one; and, where this user may mount one, a small file system fills up.
@@ -43,7 +44,8 @@ from then on, as a broken disk and as a full one; and, where this user may mount
 `memory-damage`: the log that a killed process left is cut, flipped or blanked. The store must hold what it held after
 some acknowledged step, or refuse and name the backup.
 
-`memory-crowd`: 8 threads and 16 tasks add, change, forget, list and search memories of one store.
+`memory-crowd`: 8 threads and 16 tasks add, change, forget, list and search memories of one store, while the
+judge lets facts take the place of others.
 
 `lifecycle`: chat with a 7B model, classification with a 3B one, embedding, search over many memories, a summary, chat
 with a 14B model, and again, inside a limit of memory that the kernel keeps where this user may make a control group
@@ -188,7 +190,8 @@ def memory_kills(arguments: argparse.Namespace) -> bool:
     """Kill processes at a memory store; True if what each had promised was so."""
     with few_memories() as folder:
         report = from_tests("memory_kills").kill_cycles(folder, arguments.cycles, arguments.seed)
-    counted(("aimed at", report.aims), ("killed in", report.moments), ("ends", report.ends))
+    counted(("aimed at", report.aims), ("killed in", report.moments), ("phases", report.phases), ("ends", report.ends))
+    print(f"killed: {report.killed}, ended before the kill came: {report.lived}")
     print(f"looked for: {report.looked_for} acknowledged, {report.looked_for_gone} forgotten")
     return ended(report)
 
@@ -224,7 +227,7 @@ def memory_crowd(arguments: argparse.Namespace) -> bool:
     with few_memories() as folder:
         report = from_tests("memory_crowd").crowd(folder / "home", arguments.seconds, arguments.seed)
     counted(("calls", report.calls))
-    print(f"memories looked at: {report.seen}, left: {report.left}")
+    print(f"memories looked at: {report.seen}, left: {report.left}, superseded: {report.superseded}")
     return ended(report)
 
 

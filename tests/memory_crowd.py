@@ -1,7 +1,8 @@
 """Threads and tasks at one memory store: nobody's change is lost, nothing is read half, nothing forgotten is found.
 
 `crowd` is what the suite runs for seconds and `scripts/soak.py memory-crowd` for a minute. Each member changes memories
-that only it changes, so that it knows what they are, and everybody reads those of all.
+that only it changes, so that it knows what they are, and everybody reads those of all. Of the facts that a member states
+the judge lets the last one hold, beside all that is done meanwhile: which of them are superseded only the end shows.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import memory_life
+from memory_life import VALUES
 
 from engine.errors import MemoryNotFound
+from engine.faculties import Verdict
 from engine.inputs import CATEGORIES
 from engine.memory import MemoryStore
 from engine.records import IMPORTANCE, Memory
 
 USER = "모두"
+SUBJECT = "주제"
 THREADS, TASKS = 8, 16
 HANG = 60.0
 _KEPT = 12  # memories that a member has at once
@@ -37,6 +41,7 @@ class Report:
     calls: Counter[str] = field(default_factory=Counter)
     seen: int = 0
     left: int = 0  # memories at the end
+    superseded: int = 0  # of them
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -50,8 +55,23 @@ def spoken(member: int, number: int) -> tuple[str, str, str]:
     )
 
 
+def asserted(member: int, number: int) -> tuple[str, str, str]:
+    """Return text, source and category of a fact; every third one says the same."""
+    text = memory_life.fact(f"{SUBJECT}{member}", VALUES[number % len(VALUES)], f"{member:08x}{number:08x}")
+    return (text, *spoken(member, number)[1:])
+
+
+def judge(old: Memory, new: Memory, likeness: float) -> Verdict:
+    """Take a while, as a real one does."""
+    time.sleep(0.002)
+    return memory_life.judge(old, new, likeness)
+
+
 def torn(memory: Memory) -> bool:
     """Return whether the parts of a memory come from two changes."""
+    if memory_life.stated(memory.text):
+        token = memory.text.split("[")[-1]
+        return (memory.text, memory.source, memory.category) != asserted(int(token[:8], 16), int(token[8:16], 16))
     _, member, number, *_ = memory.text.split()
     return (memory.text, memory.source, memory.category) != spoken(int(member), int(number))
 
@@ -98,6 +118,8 @@ class Member:
         self.crowd, self.store, self.member = crowd, crowd.store, member
         self.rng = random.Random(f"{seed} {member}")
         self.mine: dict[str, int] = {}
+        self.facts: dict[str, int] = {}  # as they were stored
+        self.last = ""  # the fact that was stated last
         self.number = 0
         # Two members change one memory, each its own part of it, and know both parts together.
         self.weighed: str | None = None
@@ -106,7 +128,7 @@ class Member:
         self.weight = IMPORTANCE
         self.steps: tuple[Callable[[], None], ...] = (
             self.add, self.add_some, self.change, self.change, self.search, self.search, self.forget, self.listed, self.one,
-            self.weigh, self.restate,
+            self.weigh, self.restate, self.state, self.state, self.reword, self.retract,
         )  # fmt: skip
 
     def step(self) -> None:
@@ -126,7 +148,8 @@ class Member:
             return
         for _ in range(count):
             text, source, category = self._next()
-            (memory,) = self.store.remember([text], user=USER, source=source, category=category, judge=False)
+            judged = self.rng.random() < 0.3  # with nothing like it
+            (memory,) = self.store.remember([text], user=USER, source=source, category=category, judge=judged)
             self.mine[memory.id] = self.number
 
     def change(self) -> None:
@@ -162,6 +185,43 @@ class Member:
                 return
             self.crowd.fail("a memory is there after it was forgotten")
 
+    def state(self) -> None:
+        """State a fact, which is to take the place of the one before."""
+        if len(self.facts) < _KEPT:
+            self.number += 1
+            text, source, category = asserted(self.member, self.number)
+            (memory,) = self.store.remember([text], user=USER, source=source, category=category)
+            self.facts[memory.id] = self.number
+            self.last = memory.id
+
+    def reword(self) -> None:
+        """State a fact in other words, whatever the judge is doing with it."""
+        if self.facts:
+            key = self.rng.choice(list(self.facts))
+            self.number += len(VALUES) - (self.number - self.facts[key]) % len(VALUES)
+            text, source, category = asserted(self.member, self.number)
+            self.store.update(key, {"text": text, "source": source, "category": category})
+            self.facts[key] = self.number
+
+    def retract(self) -> None:
+        """Forget a fact; what said the same before goes with it, if the judge had merged it, and nothing else does."""
+        if len(self.facts) > _KEPT // 2:
+            key = self.rng.choice(list(self.facts))
+            before = list(self.facts)[: list(self.facts).index(key)]
+            self.store.forget(key)
+            number = self.facts.pop(key)
+            there = {memory.id for memory in self.store.memories(user=USER, superseded=True)}
+            merged = {other for other in before if (self.facts[other] - number) % len(VALUES) == 0} - there
+            for other in merged:
+                del self.facts[other]
+            with self.crowd.guard:
+                self.crowd.gone |= {key, *merged}
+
+    def expected(self, found: dict[str, Memory]) -> bool:
+        """Return whether all of the facts that nobody forgot are there, current or not, as they were last worded."""
+        wanted = {key: asserted(self.member, number)[0] for key, number in self.facts.items()}
+        return all(key in found and found[key].text == text for key, text in wanted.items())
+
     def search(self) -> None:
         gone = self.crowd.forgotten()
         own = self.rng.choice(list(self.mine.values())) if self.mine else 0
@@ -173,12 +233,14 @@ class Member:
 
     def listed(self) -> None:
         gone = self.crowd.forgotten()
-        found = self.store.memories(user=USER)
+        found = self.store.memories(user=USER, superseded=self.rng.random() < 0.5)
         self.crowd.look(found, gone)
         there = {memory.id: memory.text for memory in found}
         for key, number in self.mine.items():
             if there.get(key) != spoken(self.member, number)[0]:
                 self.crowd.fail("a change was lost" if key in there else "a memory was lost")
+        if not self.expected({memory.id: memory for memory in self.store.memories(user=USER, superseded=True)}):
+            self.crowd.fail("a fact is not as it was stated, or lost")
 
     def one(self) -> None:
         if self.mine:
@@ -222,7 +284,8 @@ async def _tasks(members: list[Member], seconds: float) -> None:
 def crowd(home: Path, seconds: float, seed: int) -> Report:
     """Let everybody at one store for so long; at the end it must hold what its members know."""
     began = time.perf_counter()
-    with closing(MemoryStore(home, memory_life.faculties())) as store:
+    lent = replace(memory_life.faculties(), judge=judge)
+    with closing(MemoryStore(home, lent)) as store:
         together = Crowd(store)
         members = [Member(together, number, seed) for number in range(THREADS + TASKS)]
         _introduce(members, store)
@@ -235,7 +298,7 @@ def crowd(home: Path, seconds: float, seed: int) -> Report:
         if any(thread.is_alive() for thread in threads):
             together.fail("a thread hangs")
         _end(together, members, store)
-    with closing(MemoryStore(home, memory_life.faculties())) as again:
+    with closing(MemoryStore(home, lent)) as again:
         _contents(together, members, again)
     together.report.seconds = time.perf_counter() - began
     return together.report
@@ -263,6 +326,8 @@ def _contents(together: Crowd, members: list[Member], store: MemoryStore) -> Non
         assert member.weighed is not None
         expected[member.weighed] = spoken(member.member, member.restated)[0]
     found = {memory.id: memory for memory in store.memories(user=USER, superseded=True)}
+    together.report.superseded = sum(memory.superseded_by is not None for memory in found.values())
+    expected |= {key: asserted(member.member, number)[0] for member in members for key, number in member.facts.items()}
     if {key: memory.text for key, memory in found.items()} != expected:
         together.fail("the memories at the end are not those that were made")
     if any(torn(memory) for memory in found.values()):
@@ -270,3 +335,15 @@ def _contents(together: Crowd, members: list[Member], store: MemoryStore) -> Non
     for member in members:
         if member.beside in found and found[member.beside].importance != member.weight:
             together.fail("a change of one part was lost by a change of another")
+        _facts(together, member, found)
+
+
+def _facts(together: Crowd, member: Member, found: dict[str, Memory]) -> None:
+    """See that of a member's facts the last one holds, or none where that was forgotten, or those that it replaced."""
+    if not member.expected(found):
+        together.fail("the facts at the end are not those that were stated")
+    current = [key for key in member.facts if key in found and found[key].superseded_by is None]
+    if member.last in member.facts and current != [member.last]:
+        together.fail(f"of {len(member.facts)} facts {len(current)} hold, not the last one")
+    if len(current) > 1:
+        together.fail(f"{len(current)} facts hold that exclude each other")

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +26,17 @@ from typing import Any, NamedTuple
 import apsw
 import memory_life
 from memory_life import PASSES, STAYS, Order, stated
+from memory_phases import ADDED, FORGOTTEN, PHASES, phases
 
 from engine.memory import MemoryStore
 from engine.store import FILE_NAME
 
 Line = dict[str, Any]
-HANG = 60.0
+HANG = 60.0  # seconds without a line
 STEPS = 60  # of a life that nobody kills
 LIVES = 5  # in one home
-STORED = ("one", "batch", "fact")
-FORGOTTEN = ("forget", "forget_all")
+_MORE = 10  # kills aimed at a phase that none fell in yet, and lives that may end by themselves
+KILLED = -signal.SIGKILL if sys.platform != "win32" else 1  # the status of a process that was
 
 
 class Aim(NamedTuple):
@@ -47,17 +50,19 @@ class Aim(NamedTuple):
 AIMS = {
     "anywhere": Aim("", "will", "open"),
     "start": Aim("", "will", "open"),
-    "migration": Aim("", "will", "open"),
+    "migration": Aim("", "begin", "migration"),
     "add": Aim("one", "will", "one"),
     "batch": Aim("batch", "will", "batch"),
     "again": Aim("again", "will", "again"),
-    "judging": Aim("fact", "did", "fact"),
+    "judging": Aim("fact", "begin", "judging"),
     "update": Aim("update", "will", "update"),
     "forget": Aim("forget", "will", "forget"),
     "forget all": Aim("forget_all", "will", "forget_all"),
-    "index save": Aim("reopen", "will", "close"),
+    "wipe": Aim("forget", "begin", "wipe"),
+    "index save": Aim("reopen", "begin", "index save"),
+    "closing": Aim("reopen", "will", "close"),
     "rebuild": Aim("rebuild", "did", "rebuild"),
-    "other model": Aim("space", "will", "space"),
+    "re-embedding": Aim("space", "will", "space"),
     "backup": Aim("backup", "will", "backup"),
 }
 
@@ -66,9 +71,11 @@ AIMS = {
 class Report:
     """What came of killed lives: at what they were, what became of it, how much was promised, and what was wrong."""
 
-    cycles: int = 0
+    killed: int = 0
+    lived: int = 0  # to their end, before the kill came
     aims: Counter[str] = field(default_factory=Counter)
     moments: Counter[str] = field(default_factory=Counter)  # the step in flight
+    phases: Counter[str] = field(default_factory=Counter)  # a kill may fall in several
     ends: Counter[str] = field(default_factory=Counter)  # of what was in flight
     looked_for: int = 0  # acknowledged memories, each after every kill
     looked_for_gone: int = 0  # forgotten ones
@@ -99,12 +106,17 @@ class Ledger:
     order: list[str] = field(default_factory=list)  # ids, as they were stored
     backups: dict[str, frozenset[str]] = field(default_factory=dict)  # path → ids
     pending: Line | None = None
+    begun: set[str] = field(default_factory=set)  # phases of the process
     space: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def hear(self, line: Line) -> None:
         """Take in one line."""
-        if "will" in line:
+        if "begin" in line:
+            self.begun.add(line["begin"])
+        elif "end" in line:
+            self.begun.discard(line["end"])
+        elif "will" in line:
             self.pending = line
             if line["will"] in FORGOTTEN:
                 self.attempted.update(line["ids"])
@@ -115,7 +127,7 @@ class Ledger:
 
     def _done(self, line: Line) -> None:
         begun, kind = self.pending or {}, line["did"]
-        if kind in STORED:
+        if kind in ADDED:
             for key, text in zip(line["ids"], begun["texts"], strict=True):
                 self.add(key, self.stored(begun, text))
         elif kind == "update":
@@ -223,7 +235,7 @@ class Check:
         if begun is None:
             return
         kind = begun["will"]
-        if kind in STORED:
+        if kind in ADDED:
             new = {key: row for key, row in found.items() if key not in ledger.rows and row.text in begun["texts"]}
             self._whole(len(new), len(begun["texts"]), kind)
             if [row.text for row in reversed(new.values())] not in ([], begun["texts"]):
@@ -329,13 +341,17 @@ class Check:
 
 
 class Child:
-    """A process that has imported what it needs, and lives when it is told how."""
+    """A process that has imported what it needs, and lives when it is told how.
 
-    def __init__(self) -> None:
-        here = Path(__file__).resolve()
+    After `live`: `killed`, whether that was its end, and `said`, what went wrong.
+    """
+
+    def __init__(self, script: Path = Path(memory_life.__file__)) -> None:
+        self.killed, self.said = False, ""
+        self._hangs = False
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(here.with_name("memory_life.py"))],
-            env={**os.environ, "PYTHONPATH": str(here.parents[1]), "PYTHONUTF8": "1"},
+            [sys.executable, "-W", "error", "-X", "faulthandler", str(script.resolve())],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PYTHONUTF8": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -343,38 +359,59 @@ class Child:
             encoding="utf-8",
         )
 
-    def live(self, order: Order, aim: Aim, delay: Delay, ledger: Ledger) -> str:
-        """Let it live, kill it `delay` after the line aimed at, and let the ledger hear; return what went wrong."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+    def live(self, order: Order, aim: Aim, delay: Delay, ledger: Ledger) -> None:
+        """Let it live, kill it `delay` after the line aimed at, and let the ledger hear."""
+        assert self.process.stdin is not None
         self.process.stdin.write(memory_life.ordered(order) + "\n")
         self.process.stdin.flush()
-        guard = threading.Timer(HANG, self.process.kill)
-        guard.start()
-        timers = [guard]
+        ledger.begun.clear()
+        kill: threading.Timer | None = None
         near = not order.aim
-        for text in self.process.stdout:
-            if not text.endswith("\n"):
-                break  # killed while it was written
-            line = json.loads(text)
+        for line in self._lines():
             near = near or "aim" in line
-            if near and len(timers) == 1 and line.get(aim.when) == aim.kind:
-                timers.append(threading.Timer(delay.draw(aim), self.process.kill))
-                timers[-1].start()
+            if near and kill is None and line.get(aim.when) == aim.kind:
+                kill = threading.Timer(delay.draw(aim), self.process.kill)
+                kill.start()
             delay.heed(line)
             ledger.hear(line)
-        return self.end(timers)
+        self._end(kill)
 
-    def end(self, timers: list[threading.Timer]) -> str:
-        """Wait for its end; return what it said of an error of its own."""
-        for timer in timers:
-            timer.cancel()
+    def _lines(self) -> Iterator[Line]:
+        """Yield what it says; one that says nothing for long hangs, and is ended."""
+        assert self.process.stdout is not None
+        while True:
+            guard = threading.Timer(HANG, self._hang)
+            guard.start()
+            try:
+                text = self.process.stdout.readline()
+            finally:
+                guard.cancel()
+            if not text.endswith("\n"):  # its end, or it was killed while it wrote
+                return
+            yield json.loads(text)
+
+    def _hang(self) -> None:
+        self._hangs = True
+        if os.name == "posix":
+            self.process.send_signal(signal.SIGABRT)  # it says then where its threads are
+        else:
+            self.process.kill()
+
+    def _end(self, kill: threading.Timer | None) -> None:
+        """Wait for its end, and note what it was."""
+        if kill is not None:
+            kill.cancel()
         assert self.process.stderr is not None
         errors = self.process.stderr.read()
-        self.process.wait(HANG)
+        status = self.process.wait(HANG)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
-        return errors
+        self.killed = kill is not None and status == KILLED and not self._hangs
+        if self._hangs:
+            self.said = f"the process hung: {errors}"
+        elif errors or not (self.killed or status == 0):
+            self.said = f"the process ended by itself, with {status}: {short(errors)}"
 
     def kill(self) -> None:
         """End one that is not to live."""
@@ -388,15 +425,15 @@ class Delay:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self._took: defaultdict[str, list[float]] = defaultdict(list)
-        self._began: tuple[str, float] = ("", 0.0)
+        self._began: dict[str, float] = {}
 
     def heed(self, line: Line) -> None:
         """Measure a step."""
         now = time.perf_counter()
-        if "will" in line:
-            self._began = (line["will"], now)
-        elif line.get("did") == self._began[0]:
-            self._took[self._began[0]].append(now - self._began[1])
+        if started := line.get("will", line.get("begin")):
+            self._began[started] = now
+        elif (done := line.get("did", line.get("end"))) in self._began:
+            self._took[done].append(now - self._began.pop(done))
 
     def draw(self, aim: Aim) -> float:
         """Return seconds."""
@@ -412,29 +449,72 @@ class Anywhere(Delay):
         return self.rng.uniform(0, 0.5)
 
 
-def kill_cycles(folder: Path, cycles: int, seed: int) -> Report:
-    """Kill so many lives, each aim in its turn, several in one home, and check the home after each."""
-    rng, report, began = random.Random(seed), Report(), time.perf_counter()
+class Killing:
+    """Lives of several homes, one after the other; `report` is what came of them."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed, self.rng = folder, seed, random.Random(seed)
+        self.report = Report()
+        self.delay, self.anywhere = Delay(self.rng), Anywhere(self.rng)
+        self.home, self.ledger, self.lives = folder, Ledger(), 0
+        self.child = Child()
+
+    def cycle(self, name: str) -> bool:
+        """Let one live, aimed at as `name` says, and check its home; return whether it was killed."""
+        if name == "migration" or self.lives % LIVES == 0:
+            self.home, self.ledger = self.folder / f"홍길동 {self.lives}" / "내 문서", Ledger()
+        if name == "migration":
+            for row in memory_life.first_version(self.home, self.rng, self.rng.choice((40, 300))):
+                self.ledger.add(row.pop("id"), Row(**row))
+        aim, rng = AIMS[name], self.rng
+        order = Order(str(self.home), f"{self.seed} {self.lives}", self.ledger.space, aim.step, rng.randrange(8), STEPS)
+        child, self.lives = self.child, self.lives + 1
+        child.live(order, aim, self.anywhere if name == "anywhere" else self.delay, self.ledger)
+        self.child = Child()  # it imports while the home is checked
+        self._judge(name, child)
+        return child.killed
+
+    def _judge(self, name: str, child: Child) -> None:
+        report, ledger = self.report, self.ledger
+        if child.killed:
+            step = ledger.pending["will"] if ledger.pending else ""
+            report.killed += 1
+            report.aims[name] += 1
+            report.moments[step or "between two steps"] += 1
+            report.phases.update(phases(self.home, step, ledger.begun))
+        else:
+            report.lived += 1
+        check = Check(self.home, ledger, self.rng)
+        wrong = check.run() + ([child.said] if child.said else [])
+        report.ends[check.end] += child.killed
+        report.looked_for += len(ledger.rows)
+        report.looked_for_gone += len(ledger.gone)
+        report.failures += [f"life {self.lives - 1}, {name}: {failure}" for failure in wrong]
+
+
+def kill_cycles(folder: Path, cycles: int, seed: int, wanted: Collection[str] = PHASES) -> Report:
+    """Kill so many lives, each aim in its turn, several in one home, and check the home after each.
+
+    A life that ended before the kill came is checked and not counted. Where no kill fell in a phase that is `wanted`,
+    some more are aimed at it; none at all is a failure.
+    """
+    began, killing = time.perf_counter(), Killing(folder, seed)
+    report = killing.report
     aims: list[str] = []
-    delay, anywhere = Delay(rng), Anywhere(rng)
-    home, ledger = folder / "home-0", Ledger()
-    child = Child()
     try:
-        for cycle in range(cycles):
-            aims = aims or rng.sample(sorted(AIMS), len(AIMS))
-            name = aims.pop()
-            if name == "migration" or cycle % LIVES == 0:
-                home, ledger = folder / f"홍길동 {cycle}" / "내 문서", Ledger()
-            if name == "migration":
-                for row in memory_life.first_version(home, rng, rng.choice((1, 40, 300))):
-                    ledger.add(row.pop("id"), Row(**row))
-            aim = AIMS[name]
-            order = Order(str(home), f"{seed} {cycle}", ledger.space, aim.step, rng.randrange(8), STEPS)
-            said = child.live(order, aim, anywhere if name == "anywhere" else delay, ledger)
-            child = Child()  # it imports while the home is checked
-            _judge(report, name, said, Check(home, ledger, rng))
+        while report.killed < cycles and report.lived < cycles + _MORE:
+            aims = aims or killing.rng.sample(sorted(AIMS), len(AIMS))
+            if killing.cycle(aims[-1]) or killing.rng.random() < 0.5:  # else once more
+                aims.pop()
+        for phase in wanted:
+            for _ in range(_MORE):
+                if not report.phases[phase]:
+                    killing.cycle(phase)
     finally:
-        child.kill()
+        killing.child.kill()
+    if report.killed < cycles:
+        report.failures.append(f"only {report.killed} of {cycles} were killed: the others ended before")
+    report.failures += [f"no kill fell in this: {phase}" for phase in wanted if not report.phases[phase]]
     report.seconds = time.perf_counter() - began
     return report
 
@@ -442,16 +522,4 @@ def kill_cycles(folder: Path, cycles: int, seed: int) -> Report:
 def short(said: str) -> str:
     """Return where an error came from and what it was, of what a process said at its end."""
     frames = re.findall(r'/(\w+\.py)", line (\d+)', said)
-    return f"{said.strip().splitlines()[-1][:300]} ({' '.join(':'.join(frame) for frame in frames[-12:])})"
-
-
-def _judge(report: Report, name: str, said: str, check: Check) -> None:
-    pending = check.ledger.pending
-    report.cycles += 1
-    report.aims[name] += 1
-    report.moments[pending["will"] if pending else "between two steps"] += 1
-    wrong = check.run() + ([f"the process ended by itself: {short(said)}"] if said else [])
-    report.ends[check.end] += 1
-    report.looked_for += len(check.ledger.rows)
-    report.looked_for_gone += len(check.ledger.gone)
-    report.failures += [f"cycle {report.cycles - 1}, {name}: {failure}" for failure in wrong]
+    return f"{(said.strip().splitlines() or ['no word'])[-1][:300]} ({' '.join(':'.join(frame) for frame in frames[-12:])})"

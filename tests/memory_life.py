@@ -1,6 +1,7 @@
 """A process that lives on a memory store until it is killed: what it is about to do and what was done, a line each.
 
-`{"will": …}` comes before a step and `{"did": …}` after it returned, which is the store's promise. Each text holds a
+`{"will": …}` comes before a step and `{"did": …}` after it returned, which is the store's promise; between them
+`memory_phases` says what goes on inside. Each text holds a
 token that stands nowhere else. It reads one line, its `Order`, when it has imported all that it needs.
 """
 
@@ -11,6 +12,7 @@ import json
 import random
 import re
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_embedder
+import memory_phases
 import numpy as np
 
 from engine import shortlist
@@ -330,7 +333,15 @@ def main() -> None:
     """Live by the order on standard input."""
     few()
     order = Order(**json.loads(sys.stdin.readline()))
-    Life(order, lambda line: print(json.dumps(line, ensure_ascii=False), flush=True)).run()
+    one_at_a_time = threading.Lock()
+
+    def say(line: dict[str, Any]) -> None:
+        with one_at_a_time:  # the background has something to say, too
+            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+
+    memory_phases.Watch(say).start()
+    Life(order, say).run()
 
 
 if __name__ == "__main__":

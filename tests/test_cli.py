@@ -183,6 +183,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["memory", "history", "m1"], "history"),
     (["memory", "edit", "m1", "저는 땅콩을 먹어요"], "update"),
     (["memory", "forget", "m1"], "forget"),
+    (["memory", "forget", "m1", "--prove"], "status history forget memories"),
     (["memory", "export", "out.jsonl"], "export"),
     (["memory", "import", "out.jsonl"], "import_"),
     (["memory", "backup"], "backup"),

@@ -106,3 +106,19 @@ def test_a_turn_is_stored_with_its_memory_or_not_at_all(store: MemoryStore) -> N
     with pytest.raises(KeyboardInterrupt):
         failing()
     assert left(store) == [("a", HELLO.content)]
+
+
+def test_what_is_forgotten_leaves_a_turn_that_others_need(store: MemoryStore) -> None:
+    both = Turn("user", "저는 서울에 살아요. 회사가 바빠요")
+    home = remember(store, "저는 서울에 살아요.", Saying("첫 만남", 0, both))
+    work = remember(store, "회사가 바빠요", Saying("첫 만남", 0, both))
+    store.forget(home)
+    assert [turn.content for turn in told(store, work)] == ["… 회사가 바빠요"]
+    store.forget(work)
+    assert left(store) == []
+
+
+def test_what_is_corrected_leaves_the_turns_that_it_came_from(store: MemoryStore) -> None:
+    alone = remember(store, "저는 서울에 살아요", Saying("첫 만남", 0, Turn("user", "저는 서울에 살아요!")))
+    store.update(alone, {"text": "저는 부산에 살아요"})
+    assert left(store) == [] and told(store, alone) == []

@@ -6,12 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from engine import demo_memory
 from engine.demo import Demo
-from engine.inputs import check_texts
 from engine.memory import MemoryStore
+from engine.proof import Searched, occurrences
 
 Output = pytest.CaptureFixture[str]
 NOBODY: Any = None  # the step that kills has no use for an engine
@@ -43,26 +44,29 @@ def test_without_a_python_there_is_nothing_to_kill(capsys: Output, monkeypatch: 
 
 
 @pytest.mark.parametrize("leaky", [False, True])
-def test_a_forgotten_memory_is_looked_for_in_every_file(tmp_path: Path, capsys: Output, leaky: bool) -> None:
-    store = MemoryStore(tmp_path, demo_memory.faculties())
+def test_a_forgotten_memory_is_looked_for_in_every_file(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, leaky: bool
+) -> None:
+    homes: list[Path] = []
+    forget = MemoryStore.forget
 
-    def remember(text: str) -> Any:
+    def forgotten(store: MemoryStore, id: str) -> None:
+        forget(store, id)
         if leaky:
-            (tmp_path / "leak").write_text(text[3:], encoding="utf-8")
-        return store.remember(check_texts(text)[0], user="default")
+            (homes[0] / "leak").write_text(demo_memory.SECRET[3:], encoding="utf-8")
 
-    engine: Any = SimpleNamespace(
-        remember=remember,
-        search=lambda query, k: store.search(query, user="default", k=k),
-        status=lambda: SimpleNamespace(home=str(tmp_path)),
-        forget=store.forget, backup=store.backup, wait=store.wait,
-    )  # fmt: skip
+    def search(home: Path, needles: list[bytes]) -> Searched:
+        homes.append(home)
+        assert not [one for one in psutil.Process().open_files() if Path(one.path).is_relative_to(home)]
+        return occurrences(home, needles)
+
+    monkeypatch.setattr(MemoryStore, "forget", forgotten)
+    monkeypatch.setattr(demo_memory, "occurrences", search)
+    engine: Any = SimpleNamespace(memories=lambda: [SimpleNamespace(text="매주 화요일 저녁에는 수영을 배우러 다녀요")])
     demo = Demo("en")
-    try:
-        demo_memory.forgetting(9, demo, engine)
-    finally:
-        store.close()
+    demo_memory.forgetting(9, demo, engine)
     said = capsys.readouterr().out
     assert demo.failed == leaky
     assert "memory.sqlite3" in said and "backups/memory-" in said
     assert ("in 0 of " in said) is not leaky
+    assert len(homes) == 2 and not homes[0].exists()

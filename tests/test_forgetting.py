@@ -419,3 +419,23 @@ def test_what_a_text_said_before_it_was_corrected_is_in_no_file(home: Path, open
     assert SECRET.encode() not in left and vector(SECRET) not in left
     assert "감자구이사백십칠".encode() not in left
     assert store.problems() == []
+
+
+def test_a_backup_that_another_process_makes_meanwhile_does_not_keep_it(
+    home: Path, opened: Callable[..., MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It only reads, so nothing holds it up: it may come after the backups were looked through."""
+    store = opened()
+    (memory,) = remember(store, SECRET)
+    forget = Store.forget_in_backups
+
+    def then_another(self: Store, sql: str, values: Any) -> None:
+        forget(self, sql, values)
+        if memory.id in {one.id for one in store.memories(user=ME)}:
+            with closing(MemoryStore(home, fake_embedder.faculties())) as other:
+                other.backup()
+
+    monkeypatch.setattr(Store, "forget_in_backups", then_another)
+    store.forget(memory.id)
+    assert traces(home, memory) == []
+    assert len(list((home / BACKUPS).iterdir())) == 1

@@ -49,12 +49,12 @@ def test_there_is_no_thread_before_there_is_something_to_do(chores: Chores) -> N
     assert threading.active_count() == before
 
 
-def test_chores_are_done_in_their_order_until_nothing_is_left(chores: Chores) -> None:
+def test_chores_are_done_a_bit_of_each_in_turn_until_nothing_is_left(chores: Chores) -> None:
     for _ in range(2):
         chores.left = {"one": 3, "two": 2}
         chores.keeper.nudge()
         assert chores.keeper.wait(None)
-        assert chores.done == ["one"] * 3 + ["two"] * 2
+        assert chores.done == ["one", "two", "one", "two", "one"]
         chores.done.clear()
     assert threading.get_ident() not in chores.threads
 
@@ -145,4 +145,13 @@ def test_a_forked_child_does_not_wait_for_its_parents_thread() -> None:
         os._exit(0 if keeper.wait(None) else 1)
     go.set()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    keeper.close()
+
+
+def test_a_chore_that_waits_for_the_chores_is_not_waited_for() -> None:
+    waited: list[bool] = []
+    keeper = Keeper([lambda: bool(waited.append(keeper.wait(None)))])
+    keeper.nudge()
+    assert keeper.wait(30)
+    assert waited == [False]
     keeper.close()

@@ -274,7 +274,7 @@ def test_min_score_leaves_out_what_is_below(store: MemoryStore) -> None:
     everything = store.search(FOOD, user=ME, k=3)
     bar = everything[1].score
     assert store.search(FOOD, user=ME, k=3, min_score=bar) == everything[:2]
-    assert store.search(FOOD, user=ME, k=3, min_score=1.1) == []
+    assert store.search(FOOD, user=ME, k=3, min_score=1.0) == []
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,16 @@ def test_wrong_searches_are_refused(store: MemoryStore, wrong: dict[str, object]
     assert found(store, FOOD, k=10**30) == [FOOD]
 
 
-def test_a_model_that_makes_other_vectors_under_the_same_hash_is_told(home: Path, store: MemoryStore) -> None:
+def test_a_model_that_makes_other_vectors_under_the_same_hash_is_told_and_makes_all_anew(
+    home: Path, store: MemoryStore
+) -> None:
     remember(store, FOOD)
     store.close()
     with closing(made(home, embed=embedding(lambda texts: fake_embedder.embed(texts, "query")[:, :32]))) as second:
-        for call in (lambda: found(second, FOOD), lambda: remember(second, WORK)):
-            with pytest.raises(StoreError, match="verify"):
-                call()
-        assert second.count() == 1
+        with pytest.raises(StoreError, match="verify"):
+            found(second, FOOD)
+        remember(second, WORK)
+        assert second.wait() and set(found(second, FOOD)) == {FOOD, WORK}
 
 
 def test_without_an_analyser_letters_are_searched(home: Path) -> None:
@@ -505,7 +507,8 @@ def test_closing_while_a_text_is_embedded_is_told_and_stores_nothing(home: Path,
         assert again.memories(user=ME) == [memory]
 
 
-def test_closing_while_words_are_waited_for_is_told(home: Path) -> None:
+def test_closing_while_words_are_waited_for_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.memory._BESIDE", 1)
     finding, go = threading.Event(), threading.Event()
 
     def slow(texts: list[str]) -> list[tuple[str, ...]]:
@@ -794,3 +797,35 @@ class AgainstADict(RuleBasedStateMachine):
 
 TestAgainstADict = AgainstADict.TestCase
 TestAgainstADict.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+
+
+def test_the_same_words_about_another_day_are_another_memory(store: MemoryStore) -> None:
+    first = store.remember(["오늘 병원에 다녀왔어요"], user=ME, when="2026-03-01")[0]
+    second = store.remember(["오늘 병원에 다녀왔어요"], user=ME, when="2026-03-08")[0]
+    again = store.remember(["오늘 병원에 다녀왔어요"], user=ME, when="2026-03-08")[0]
+    assert first.id != second.id == again.id
+    assert [hit.memory.id for hit in store.search("병원", user=ME, k=5, since="2026-03-05")] == [second.id]
+    with pytest.raises(InvalidInput, match="another memory"):
+        store.update(second.id, {"when": "2026-03-01"})
+    assert store.update(second.id, {"when": "2026-03-09"}).text == first.text
+    assert len(store.remember(["오늘 병원에 다녀왔어요"], user=ME, when="2026-03-08")) == 1 and store.count() == 3
+
+
+@pytest.mark.parametrize("wrong", [1.1, -0.1, float("nan")])
+def test_a_least_score_lies_between_0_and_1(store: MemoryStore, wrong: float) -> None:
+    remember(store, FOOD)
+    with pytest.raises(InvalidInput, match="min_score"):
+        store.search(FOOD, user=ME, k=3, min_score=wrong)
+    with pytest.raises(TypeError):
+        store.search(FOOD, user=ME, k=3, min_score="0.5")  # type: ignore[arg-type]
+
+
+def test_who_only_searches_does_not_become_the_one_who_writes(home: Path, store: MemoryStore) -> None:
+    (memory,) = remember(store, FOOD)
+    store.update(memory.id, {"text": DOG})
+    store.close()
+    with closing(MemoryStore(home, fake_embedder.faculties())) as reader:
+        assert found(reader, DOG) == [DOG]
+        with closing(MemoryStore(home, fake_embedder.faculties())) as writer:
+            assert remember(writer, WORK)[0].text == WORK
+        assert set(found(reader, DOG)) == {DOG, WORK}

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import fake_embedder
+import psutil
 import pytest
 
-from engine import cli, console
+from engine import cli, console, memory_commands
 from engine.memory import MemoryStore
+from engine.proof import Searched, occurrences, pieces
 from engine.records import Hit, Memory
 
 Output = pytest.CaptureFixture[str]
@@ -23,25 +25,36 @@ class OnStore:
     """The part of the facade that memories need, without models."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.store = home, MemoryStore(home, fake_embedder.faculties())
+        self.home = home
         self.asked: dict[str, Any] = {}
+        self._open: MemoryStore | None = None
+
+    @property
+    def store(self) -> MemoryStore:
+        self._open = self._open or MemoryStore(self.home, fake_embedder.faculties())
+        return self._open
+
+    def close(self) -> None:
+        if self._open:
+            self._open.close()
+        self._open = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass  # the test closes it
+        self.close()  # the next call opens it again
 
     def status(self) -> SimpleNamespace:
         return SimpleNamespace(home=str(self.home))
 
-    def remember(self, text: str, **asked: Any) -> list[Memory]:
+    def remember(self, text: str, user: str = "default", **asked: Any) -> list[Memory]:
         self.asked = asked
-        return self.store.remember([text], user="default", **asked)
+        return self.store.remember([text], user=user, **asked)
 
-    def search(self, query: str, **asked: Any) -> list[Hit]:
+    def search(self, query: str, user: str = "default", **asked: Any) -> list[Hit]:
         self.asked = asked
-        return self.store.search(query, user="default", **{"k": 5, **asked})
+        return self.store.search(query, user=user, **{"k": 5, **asked})
 
     def memories(self, user: str = "default", superseded: bool = False) -> list[Memory]:
         return self.store.memories(user=user, superseded=superseded)
@@ -68,7 +81,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnStore]
     made = OnStore(tmp_path / "홍길동/내 문서")
     monkeypatch.setattr(console, "Engine", lambda **_: made)
     yield made
-    made.store.close()
+    made.close()
 
 
 def run(*command: str) -> int:
@@ -104,6 +117,17 @@ def test_options_of_remember_and_search_reach_the_engine(opened: OnStore, capsys
     run("remember", BUSAN)
     run("search", BUSAN)
     assert opened.asked == {}
+
+
+def test_each_user_has_memories_of_their_own(opened: OnStore, capsys: Output) -> None:
+    run("remember", PEANUTS)
+    capsys.readouterr()
+    [stored] = told(capsys, "remember", BUSAN, "--user", "지훈")
+    assert stored["user"] == "지훈"
+    assert [one["text"] for one in told(capsys, "memory", "list", "--user", "지훈")] == [BUSAN]
+    assert [one["text"] for one in told(capsys, "memory", "list")] == [PEANUTS]
+    assert [hit["memory"]["text"] for hit in told(capsys, "search", "저는", "--user", "지훈")] == [BUSAN]
+    assert [hit["memory"]["text"] for hit in told(capsys, "search", "저는")] == [PEANUTS]
 
 
 def test_an_explained_hit_shows_its_parts_below_it(opened: OnStore, capsys: Output) -> None:
@@ -154,7 +178,8 @@ def test_a_text_is_corrected(opened: OnStore, capsys: Output) -> None:
     [stored] = opened.remember(PEANUTS)
     changed = told(capsys, "memory", "edit", stored.id, BUSAN, "--category", "personal")
     assert (changed["id"], changed["text"], changed["category"]) == (stored.id, BUSAN, "personal")
-    assert told(capsys, "memory", "edit", stored.id, PEANUTS)["category"] == "personal"
+    changed = told(capsys, "memory", "edit", stored.id, PEANUTS, "--when", "2026-03-05", "--source", "병원")
+    assert (changed["category"], changed["when"][:10], changed["source"]) == ("personal", "2026-03-05", "병원")
 
 
 # ---- files
@@ -189,6 +214,7 @@ def test_forgetting_is_proved_over_every_file(opened: OnStore, capsys: Output) -
     [stored], [other] = opened.remember(PEANUTS), opened.remember(BUSAN)
     opened.backup()
     assert opened.wait(60)
+    opened.close()
     done = told(capsys, "memory", "forget", stored.id, "--prove")
     assert done["forgotten"] == stored.id
     proof = done["proof"]
@@ -202,6 +228,35 @@ def test_forgetting_is_proved_over_every_file(opened: OnStore, capsys: Output) -
     assert [memory.id for memory in opened.memories()] == [other.id]
 
 
+def test_nothing_of_the_home_is_open_while_it_is_searched(
+    opened: OnStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that reads a file loses its locks on it, and with them what another one has not yet written back."""
+    still_open: list[list[str]] = []
+
+    def search(home: Path, *given: Any) -> Searched:
+        still_open.append([one.path for one in psutil.Process().open_files() if Path(one.path).is_relative_to(home)])
+        return occurrences(home, *given)
+
+    [stored] = opened.remember(PEANUTS)
+    assert [one.path for one in psutil.Process().open_files() if Path(one.path).is_relative_to(opened.home)]
+    opened.close()
+    monkeypatch.setattr(memory_commands, "occurrences", search)
+    assert told(capsys, "memory", "forget", stored.id, "--prove")["forgotten"] == stored.id
+    assert still_open == [[], []]
+
+
+def test_the_search_tells_how_far_it_is_unless_it_is_to_be_quiet(
+    opened: OnStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_FILE_SECONDS", 0)
+    for quiet in ([], ["--quiet"]):
+        [stored] = opened.remember(PEANUTS)
+        opened.close()
+        assert cli.main(["memory", "forget", stored.id, "--prove", *quiet]) == 0
+        assert ("search files: " in capsys.readouterr().err) is (not quiet)
+
+
 def test_the_proof_is_told_in_both_languages(opened: OnStore, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     for locale, (looked, before, after, nowhere) in {
         "C": ("looked for", "before", "after", "nowhere"),
@@ -209,6 +264,7 @@ def test_the_proof_is_told_in_both_languages(opened: OnStore, capsys: Output, mo
     }.items():
         monkeypatch.setenv("LC_ALL", locale)
         [stored] = opened.remember(PEANUTS)
+        opened.close()
         assert run("memory", "forget", stored.id, "--prove") == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split("\t")[0] for line in lines if not line.startswith(" ")] == [looked, before, after]
@@ -218,6 +274,7 @@ def test_the_proof_is_told_in_both_languages(opened: OnStore, capsys: Output, mo
 
 def test_what_other_memories_say_too_is_not_looked_for(opened: OnStore, capsys: Output) -> None:
     [stored], _ = opened.remember(PEANUTS), opened.remember(f"{PEANUTS} 정말")
+    opened.close()
     proof = told(capsys, "memory", "forget", stored.id, "--prove")["proof"]
     assert (proof["pieces"], proof["words"]) == (0, 0)
 
@@ -226,23 +283,19 @@ def test_what_was_merged_into_it_is_proved_gone_and_what_it_replaced_stays(opene
     [former], [same], [last] = opened.remember("저는 서울에 살아요"), opened.remember(BUSAN), opened.remember(PEANUTS)
     supersede(opened.store, former, same, "replaced")
     supersede(opened.store, same, last, "merged")
-    alone = len(pieces_of(PEANUTS))
+    alone = len(pieces(PEANUTS))
+    opened.close()
     proof = told(capsys, "memory", "forget", last.id, "--prove")["proof"]
     assert proof["pieces"] > alone  # those of the merged one, too
     assert proof["after"]["pieces"] == {}
     assert [memory.id for memory in opened.memories(superseded=True)] == [former.id]
 
 
-def pieces_of(text: str) -> list[str]:
-    from engine.proof import pieces
-
-    return pieces(text)
-
-
 def test_a_trace_that_is_left_is_told_with_its_file(opened: OnStore, capsys: Output) -> None:
     [stored] = opened.remember(PEANUTS)
     (opened.home / "notes").mkdir()
     (opened.home / "notes/copy.txt").write_bytes(b"\0" * 99 + PEANUTS.encode()[20:60])
+    opened.close()
     assert cli.main(["--json", "memory", "forget", stored.id, "--prove"]) == 1
     out, err = capsys.readouterr()
     after = json.loads(out)["proof"]["after"]

@@ -9,7 +9,9 @@ from pathlib import Path
 import apsw
 import memory_life
 import pytest
-from memory_kills import Check, Ledger, Row, kill_cycles
+from memory_kills import AIMS, Check, Child, Delay, Ledger, Row, kill_cycles
+from memory_life import Order
+from memory_phases import COMMITS, phases
 
 from engine.memory import MemoryStore
 from engine.store import FILE_NAME
@@ -22,11 +24,41 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_processes_lose_nothing_and_bring_nothing_back(tmp_path: Path) -> None:
     """A tenth of what `scripts/soak.py memory-kills` runs."""
-    report = kill_cycles(tmp_path, 20, seed=7)
+    report = kill_cycles(tmp_path, 20, seed=7, wanted=COMMITS)
     assert report.failures == []
-    assert report.cycles == 20 and len(report.aims) > 10
-    assert sum(count for moment, count in report.moments.items() if moment != "between two steps") > 5
+    assert report.killed >= 20 and len(report.aims) > 10
+    assert all(report.phases[phase] for phase in COMMITS)
     assert report.looked_for > 100
+
+
+def lived(script: Path, text: str) -> Child:
+    """Return what became of a process of other doings."""
+    script.write_text(f"import sys, time\nsys.stdin.readline()\n{text}", encoding="utf-8")
+    child = Child(script)
+    child.live(Order("", "", 0, "", 0, 0), AIMS["start"], Delay(random.Random(0)), Ledger())
+    return child
+
+
+def test_a_process_that_hangs_is_a_failure_and_not_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory_kills.HANG", 1.0)
+    child = lived(tmp_path / "hangs.py", "time.sleep(600)")
+    assert not child.killed and child.said.startswith("the process hung")
+
+
+def test_a_process_that_comes_to_its_end_is_no_kill(tmp_path: Path) -> None:
+    child = lived(tmp_path / "ends.py", "")
+    assert not child.killed and child.said == ""
+
+
+def test_a_process_that_fails_is_a_failure_and_not_a_kill(tmp_path: Path) -> None:
+    child = lived(tmp_path / "fails.py", "raise SystemError('odd')")
+    assert not child.killed and "SystemError: odd" in child.said
+
+
+def test_a_phase_that_no_kill_fell_in_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory_kills.phases", lambda *_: set())
+    monkeypatch.setattr("memory_kills._MORE", 1)
+    assert kill_cycles(tmp_path, 1, seed=1, wanted=["add"]).failures == ["no kill fell in this: add"]
 
 
 # ---- the check
@@ -118,3 +150,29 @@ def test_a_home_of_the_first_version_is_brought_up(home: Path) -> None:
     for row in memory_life.first_version(home, random.Random(1), 40):
         ledger.add(row.pop("id"), Row(**row))
     assert wrong(home, ledger) == []
+
+
+# ---- the phases
+
+
+@pytest.mark.parametrize(
+    ("sql", "phase"),
+    [
+        ("INSERT INTO chores VALUES ('wipe')", "wipe"),
+        ("INSERT INTO chores VALUES ('rewrite')", "migration"),
+        ("INSERT INTO unjudged VALUES (1)", "judging"),
+        ("UPDATE spaces SET complete = 0", "re-embedding"),
+    ],
+)
+def test_a_phase_is_known_by_what_it_leaves(home: Path, ledger: Ledger, sql: str, phase: str) -> None:
+    assert phases(home, "", {"migration", "index save"}) == set()
+    change(home, sql)
+    assert phases(home, "", {"migration", "index save"}) == {phase}
+    assert phases(home, "update", {phase}) == {phase, "update"}
+
+
+def test_a_saving_is_known_by_its_part(home: Path, ledger: Ledger) -> None:
+    (home / "index").mkdir(exist_ok=True)
+    (home / "index" / "memory.index.a.part").touch()
+    assert phases(home, "", set()) == set()
+    assert phases(home, "", {"index save"}) == {"index save"}

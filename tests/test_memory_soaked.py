@@ -14,14 +14,29 @@ import memory_life
 import pytest
 from memory_kills import written
 
-from engine import index_file
 from engine.memory import MemoryStore
 from engine.metrics import Progress
+from engine.shortlist import Shortlist
 from engine.store import BACKUPS, Store
 
 USER = memory_life.STAYS
 HANG = 60.0
 LONG = " ".join(["적어 둔 말 71f33636bb4af778"] * 400)
+
+
+class Told:
+    """A lock, and whether one of some threads has found it taken."""
+
+    def __init__(self, lock: Any, of: list[threading.Thread]) -> None:
+        self.lock, self.of, self.awaited = lock, of, False
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.awaited = self.awaited or threading.current_thread() in self.of
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 @pytest.fixture
@@ -85,8 +100,10 @@ def test_what_is_forgotten_while_a_backup_is_made_is_not_in_it(home: Path) -> No
     def forget(progress: Progress) -> bool:
         if not asked:
             asked.append(threading.Thread(target=store.forget, args=(kept.id,)))
+            store._store.copying = lock = Told(store._store.copying, asked)  # type: ignore[assignment]
             asked[0].start()
-            asked[0].join(0.5)  # it may wait for the backup, or not
+            while asked[0].is_alive() and not lock.awaited:  # it has come to its end, or to where it waits for this
+                time.sleep(0.001)
         return True
 
     with closing(MemoryStore(home, memory_life.faculties(), progress=forget)) as store:
@@ -106,25 +123,30 @@ def test_forgetting_searching_and_saving_the_index_do_not_wait_for_each_other(
     first, *_ = store.remember([f"적어 둔 말 {n}" for n in range(40)], user=USER, judge=False)
     store.search("적어 둔 말", user=USER, k=3)
     assert store.wait(HANG)
-    saving = threading.Event()
-    real_save, real_wipe = index_file.save, Store._wipe
+    saved, searching = threading.Event(), threading.Event()
+    real_write, real_wipe, real_near = Store.write, Store._wipe, Shortlist.near
     threads = [
         threading.Thread(target=store._index.save),
         threading.Thread(target=store.search, args=("적어 둔 말",), kwargs={"user": USER, "k": 3}),
     ]
 
-    def save(*arguments: Any, **named: Any) -> str:
-        saving.set()
-        return real_save(*arguments, **named)
+    def write(self: Store) -> Any:
+        if threading.current_thread() is threads[0]:
+            saved.set()  # the file is written, and next it waits for who wipes
+        return real_write(self)
+
+    def near(self: Shortlist, *arguments: Any) -> Any:
+        searching.set()  # it reads, which who wipes waits for
+        return real_near(self, *arguments)
 
     def wipe(self: Store, *arguments: Any) -> None:
-        for thread in threads:  # while nobody else may write
+        for thread, there in zip(threads, (saved, searching), strict=True):  # while nobody else may write
             thread.start()
-            assert saving.wait(HANG)
-            time.sleep(0.2)  # it has come to where it waits
+            assert there.wait(HANG)
         real_wipe(self, *arguments)
 
-    monkeypatch.setattr(index_file, "save", save)
+    monkeypatch.setattr(Store, "write", write)
+    monkeypatch.setattr(Shortlist, "near", near)
     monkeypatch.setattr(Store, "_wipe", wipe)
     store.forget(first.id)
     for thread in threads:

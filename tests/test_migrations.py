@@ -108,6 +108,8 @@ def test_memories_of_the_first_version_are_found(home: Path, model: str | None) 
         return fake_embedder.embedded(texts, kind, space)
 
     with closing(MemoryStore(home, fake_embedder.faculties(embed=embed))) as store:
+        store.search(TEXTS[0], user="u", k=5)  # has made what is missing
+        assert store.wait()
         for text, other in ((TEXTS[0], TEXTS[1]), (TEXTS[1], TEXTS[0])):
             hits = store.search(text, user="u", k=5, explain=True)
             assert [hit.memory.text for hit in hits] == [text, other], "the last one was superseded"

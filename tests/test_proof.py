@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import proof
+from engine.errors import Cancelled
+from engine.metrics import Progress
 from engine.proof import occurrences, pieces, words, written
 
 TEXT = "저는 땅콩 알레르기가 있어서 견과류를 못 먹어요"
@@ -89,6 +95,38 @@ def test_nothing_to_look_for_is_found_nowhere(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert occurrences(tmp_path, []).places == {}
     assert occurrences(tmp_path / "missing", [b"abc"]).files == 0
+
+
+def test_progress_tells_the_bytes_and_may_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "_BLOCK", 40)
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    (tmp_path / "b").write_bytes(b"x" * 10)
+    told: list[Progress] = []
+    occurrences(tmp_path, [b"needle"], told.append)
+    assert [(one.done, one.total, one.unit) for one in told] == [(at, 110, "bytes") for at in (40, 80, 100, 110)]
+    with pytest.raises(Cancelled):
+        occurrences(tmp_path, [b"needle"], lambda _: False)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="only Linux tells who holds which locks")
+def test_a_search_takes_the_locks_of_whoever_has_a_database_open_in_this_process(tmp_path: Path) -> None:
+    def locks() -> int:
+        numbers = {str(path.stat().st_ino) for path in tmp_path.iterdir()}
+        held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        return sum(one[1:3] == ["POSIX", "ADVISORY"] and one[-3].split(":")[-1] in numbers for one in held)
+
+    with closing(sqlite3.connect(tmp_path / "memory.sqlite3")) as db:
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+        db.execute("CREATE TABLE t (x)")
+        if not locks():
+            pytest.skip("this file system has other numbers for its files there")
+        subprocess.run(
+            [sys.executable, "-c", "import sys; from engine.proof import *; occurrences(Path(sys.argv[1]), [b'x'])",
+             str(tmp_path)], check=True, cwd=Path(proof.__file__).parents[1],
+        )  # fmt: skip
+        assert locks()  # another process may look
+        occurrences(tmp_path, [b"needle"])
+        assert not locks()  # therefore the engine is closed first; where this fails it need no longer be
 
 
 # ---- what to look for

@@ -140,10 +140,10 @@ def test_a_memory_is_stored_as_it_is_returned(db: apsw.Connection) -> None:
 
 def test_only_a_current_memory_of_the_user_is_found_by_its_text(db: apsw.Connection) -> None:
     _, stored = add(db, DRAFT, "글")
-    assert find(db, "u", "글") == stored
-    assert find(db, "v", "글") is find(db, "u", "글 ") is None
+    assert find(db, "u", "글", stored.when) == stored
+    assert find(db, "v", "글", stored.when) is find(db, "u", "글 ", stored.when) is None
     db.execute("UPDATE memories SET superseded_by = 'x'")
-    assert find(db, "u", "글") is None
+    assert find(db, "u", "글", stored.when) is None
 
 
 def test_only_what_is_named_changes(db: apsw.Connection) -> None:
@@ -152,10 +152,10 @@ def test_only_what_is_named_changes(db: apsw.Connection) -> None:
     assert edit(db, stored.id, {}) == (seq, stored)
     assert row(db, seq) == before
     assert edit(db, stored.id, {"text": "새 글"})[1].text == "새 글"
-    assert row(db, seq) == before | {"text": "새 글", "digest": records.digest("새 글")}
+    assert row(db, seq) == before | {"text": "새 글", "digest": records.digest("새 글", stored.when)}
     edit(db, stored.id, {"when": None, "importance": 0})
     assert row(db, seq) == before | {
-        "text": "새 글", "digest": records.digest("새 글"), "happened": None, "moment": before["created"], "importance": 0.0,
+        "text": "새 글", "digest": records.digest("새 글", None), "happened": None, "moment": before["created"], "importance": 0.0,
     }  # fmt: skip
     with pytest.raises(MemoryNotFound):
         edit(db, "nothing", {"importance": 0.5})
@@ -166,5 +166,5 @@ def test_reinforcing_takes_a_share_of_what_is_missing(db: apsw.Connection) -> No
     once = reinforce(db, stored)
     twice = reinforce(db, once)
     assert 0.5 == stored.importance < once.importance < twice.importance < 1
-    assert find(db, "u", "글") == twice
+    assert find(db, "u", "글", stored.when) == twice
     assert records.reinforced(1.0) == 1.0

@@ -253,7 +253,7 @@ def test_a_memory_that_is_said_again_while_the_judge_thinks_keeps_both(store: Me
     assert once < store.memory(new.id).importance == pytest.approx(twice)
 
 
-@pytest.mark.parametrize("error", [OutOfBudget("full", needed=1, available=0), ValueError("비밀"), Cancelled("stop")])
+@pytest.mark.parametrize("error", [OutOfBudget("full", needed=1, available=0), Cancelled("비밀")])
 def test_a_judge_that_fails_leaves_all_for_the_next_time(
     home: Path, store: MemoryStore, judge: Judge, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -351,3 +351,16 @@ def test_closing_ends_the_judging_and_keeps_what_is_left(home: Path, judge: Judg
         assert again.count() == 3
         assert len(unjudged(again)) in {1, 2}
         assert again.problems() == []
+
+
+def test_a_pair_on_which_the_judge_breaks_stays_and_keeps_none_of_the_others(
+    store: MemoryStore, judge: Judge, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(old: Memory, new: Memory) -> None:
+        raise ValueError("비밀")
+
+    settled(store, SEOUL)
+    judge.meanwhile = fail
+    settled(store, BUSAN)
+    assert unjudged(store) == [] and current(store) == [SEOUL, BUSAN]
+    assert "비밀" not in caplog.text

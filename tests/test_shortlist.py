@@ -642,3 +642,45 @@ def test_threads_search_and_change_what_they_search(opened: Callable[..., Memory
     found(store, "무엇이든")
     assert held(store) == live(store)
     assert store.problems() == []
+
+
+def test_a_memory_that_came_while_another_model_served_is_not_missing_when_the_first_is_back(
+    opened: Callable[..., MemoryStore],
+) -> None:
+    """The journal notes changes of the space alone that is searched, so no index may be followed across a change."""
+    turned, present = Space("turned", "turned"), [fake_embedder.SPACE]
+
+    def embed(texts: list[str], kind: Any, space: Space) -> Any:
+        dense = fake_embedder.embed(texts, kind)
+        return fake_embedder.Embedded(dense if space != turned else dense[:, ::-1].copy())
+
+    store = opened(space=lambda: present[0], embed=embed)
+    remember(store, *TEXTS)
+    built(store)
+    store.close()
+    present[0] = turned
+    store = opened(space=lambda: present[0], embed=embed)
+    late = "다른 모델을 쓸 때 적어 둔 말"
+    remember(store, late)
+    assert store.wait()
+    store.close()
+    present[0] = fake_embedder.SPACE
+    store = opened(space=lambda: present[0], embed=embed)
+    found(store, late)
+    assert store.wait()
+    built(store)
+    assert held(store) == live(store)
+    assert found(store, late, k=1) == [late]
+
+
+def test_a_store_with_many_deletions_is_not_indexed_anew_each_time(opened: Callable[..., MemoryStore]) -> None:
+    store = opened()
+    remember(store, *TEXTS)
+    with store._store.write() as db:
+        db.execute("UPDATE sqlite_sequence SET seq = 400000 WHERE name = 'memories'")
+    remember(store, *(f"나중 {number}" for number in range(40)))
+    first = built(store)
+    for number in range(5):
+        remember(store, f"또 {number}")
+        assert store.wait()
+    assert store._index._index is first and first.trained > 100

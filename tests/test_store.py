@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -637,3 +638,52 @@ def test_an_empty_file_holds_nothing(store: Store, home: Path) -> None:
 
 def test_the_sqlite_in_use_is_the_one_that_apsw_brings() -> None:
     assert connections.sqlite_version() == apsw.sqlite_lib_version()
+
+
+# ---- locks of the system
+
+
+LOOK = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("SELECT count(*) FROM chores").fetchall()
+db.close()
+"""
+
+
+def test_what_another_program_does_to_the_file_loses_nothing(home: Path, store: Store) -> None:
+    """POSIX drops a process's locks on a file with any descriptor of it that is closed, and who closes last takes the log."""
+    insert(store, "a")
+    store.close()
+    again = Store(home)
+    assert chores(again) == ["a"], "a reader comes first, and the writer after it"
+    insert(again, "b")
+    subprocess.run([sys.executable, "-c", LOOK, str(home / FILE_NAME)], check=True)
+    insert(again, "c")
+    copy = home.parent / "as it is on the disk"
+    shutil.copytree(home, copy)
+    again.close()
+    with closing(Store(copy)) as killed:
+        assert chores(killed) == ["a", "b", "c"]
+
+
+def test_a_backup_ends_beside_a_steady_writer_and_holds_one_moment(home: Path, store: Store) -> None:
+    with store.write() as db:
+        db.executemany("INSERT INTO chores VALUES (?)", [(f"{n:05} " + "x" * 7_000,) for n in range(5_000)])
+    before = len(chores(store))
+    steps: list[int] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        steps.append(done)
+        if len(steps) < 20:
+            insert(store, f"meanwhile {len(steps)}")
+
+    copy = store.backup(None, meanwhile)
+    assert 1 < len(steps) < 20
+    with closing(apsw.Connection(str(copy))) as db:
+        assert rows(db, "SELECT count(*) FROM chores") == [(before,)]
+
+
+def test_what_is_deleted_does_not_pass_through_the_systems_temporary_files(store: Store) -> None:
+    with store.write() as db:
+        assert rows(db, "PRAGMA temp_store") == [(2,)]

@@ -27,12 +27,14 @@ from engine.korean.vocabulary import (
     DIVORCED,
     FOCUS,
     GIVES,
+    HELD,
     HOUSES,
     IDLE,
     LIGHT,
     LIVES,
     MARRIED,
     NAMED,
+    OFTEN,
     ONCE,
     ORDERS,
     OVER,
@@ -145,6 +147,9 @@ def _employer(reading: Reading) -> frozenset[str]:
     return forms_of(named) - words_of("학원 헬스장 수영장 교회 성당 절 병원 도서관 체육관 회사 주방 팀 부서")
 
 
+_TESTS = ("시험", "면허", "자격증", "급", "토익", "대학교", "대학원", "고등학교", "오디션")
+
+
 def _changed_work(case: Case, verb: Word) -> bool:
     old = case.old
     if verb.form in {"승진", "진급", "발령", "전환"} and (
@@ -152,7 +157,8 @@ def _changed_work(case: Case, verb: Word) -> bool:
     ):
         return not forms_of(things_of(case.new.words)) & old.forms & RANKS
     if verb.form in {"입사", "합격", "창업", "개업"}:
-        return bool(old.forms & words_of("백수 무직 취준생 구직 준비 실업자 구하다 쉬다 입사 있다"))
+        passed = any(form.endswith(_TESTS) for form in forms_of(things_of(clause_of(case.new, verb))))
+        return not passed and bool(old.forms & words_of("백수 무직 취준생 구직 준비 실업자 구하다 입사"))
     if verb.form in {"승진", "진급", "독립", "전환"}:
         return False
     return bool(old.forms & WORKS) and _tells_one(old, WORKS) and not any(word.denied for word in old.words)
@@ -192,7 +198,7 @@ def other_status(case: Case) -> bool:
 def _relations(reading: Reading) -> tuple[bool | None, bool | None]:
     """Return whether one is with somebody, and whether one is married; None for what is not told."""
     denied = any(word.denied for word in reading.words)
-    forms = forms_of(reading.words)
+    forms = _told_forms(reading)
     if reading.moods & NOT_NOW - {"hearsay"} or forms & {"좋아하다", "싫어하다"}:
         return None, None
     if forms & DIVORCED:
@@ -214,6 +220,19 @@ def _relations(reading: Reading) -> tuple[bool | None, bool | None]:
         with_ = forms & words_of("연애 사귀다 재결합") or forms & words_of("있다 생기다 만나다")
         return (None, None) if not with_ else (not denied, None if denied else False)
     return None, None
+
+
+def _told_forms(reading: Reading) -> frozenset[str]:
+    """Return the words without those that only tell which (이혼 전문 변호사, 이혼한 부부), and an end that was undone."""
+    parting = APART | DIVORCED
+    kept = set()
+    for word, following in zip(reading.words, (*reading.words[1:], None), strict=True):
+        inside = following is not None and following.clause == word.clause
+        which = inside and not word.particle and following is not None and following.kind in {"noun", "name"}
+        asserted = not inside or (following is not None and following.kind in {"adverb", "number"})
+        if not which and (word.form not in parting or asserted or word.form == "혼자"):
+            kept.add(word.form)
+    return frozenset(kept - parting if kept & {"재결합", "재혼"} else kept)
 
 
 def _tells_one(old: Reading, verbs: frozenset[str]) -> bool:
@@ -265,7 +284,12 @@ def measured(case: Case) -> bool:
     known = named & case.old.forms
     changed = bool(new.forms & CHANGES)
     told = verb is None or (verb.form in (CHANGES | GIVES) - {"있다", "살다", "타다"} and is_told(verb, new))
-    return told and "measure" in case.slots and bool(known or changed) and named <= case.old.forms | {"살"}
+    return (
+        told
+        and "measure" in case.slots
+        and bool(known & NAMED["measure"] or changed)
+        and named <= case.old.forms | {"살"}
+    )
 
 
 def over(case: Case) -> bool:
@@ -274,7 +298,10 @@ def over(case: Case) -> bool:
         states = next((words_of(told) for ends, told in OVER if word.form in ends.split()), frozenset[str]())
         if not states & case.old.forms or not is_told(word, case.new) or case.plans or word.form in case.old.forms:
             continue
-        if any(other.denied for other in case.old.words):
+        had = case.old.predicate
+        if any(other.denied for other in case.old.words) or (had and had.form not in states | HELD):
+            continue
+        if case.new.forms & ONCE or case.old.forms & OFTEN:
             continue
         spoken = [other for other in spoken_of(clause_of(case.new, word), case.old) if other.particle in FOCUS]
         if all(other.form in case.old.forms | {"아이", "문", "자리"} for other in spoken):

@@ -7,6 +7,7 @@ holds less. It opens no socket and writes nothing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ class Analyser:
         return [(str(token.form), str(token.tag)) for tokens in self._read(text) for token in tokens]
 
     def _read(self, text: str) -> Iterator[Sequence[Token]]:
-        for piece in re.findall(_PIECE, text):
+        for piece in re.findall(_PIECE, unicodedata.normalize("NFC", text)):  # macOS takes syllables apart
             with self._lock:
                 tokens = self._load().tokenize(piece)
             yield tokens

@@ -54,10 +54,13 @@ _MOODS: dict[Mood, str] = {
     "if": r"(?:^| )(?:으?면|[ᆫ는]?다면|라면|거든|더라도|어도|아도)/EC (?!좋/VA)|만약/|만일/",
     "hearsay": r"(?:^| )(?:[ᆫ는]?대요?|래요?|[ᆫ는]?다던데|[ᆫ는]?다더라)/E[FC](?: \S+/S\S*)*$"
     r"|(?:^| )(?:[ᆫ는]?다고|라고|냐고|자고)/EC (?:하|들|듣|그러|말|얘기|이야기)/\S+(?: \S+/[EXVJS]\S*)*$",
-    "unsure": r"(?:거|것)/NNB 같/VA|아마/|혹시/|지도/EC 모르/|모양/NNG|[ᆫ은는ᆯ을]지/EC 모르/|헷갈리/V",
+    "unsure": r"(?:거|것)/NNB 같/VA|아마/|혹시/|지도/EC 모르/|모양/NNG|(?:뻔|척|체)하?/(?:NNB|VX|XS)|[ᆫ은는ᆯ을]지/EC 모르/|헷갈리/V",
     "remote": r"었었/EP|았었/EP|던/ETM|더라고?요?/EF|예전/N|옛날/N|과거/N|한때/|당시/N|학창/N|어리/VA [ᆯ을었]"
     r"|(?<!얼마/NNG) (?<!며칠/NNG )(?<!조금/NNG )(?<!조금/MAG )전/NNG (?!부터)|그때/|왕년/N",
 }  # fmt: skip
+_DENIAL = re.compile(r"(?:안|못)/MAG|(?:않|못하|말)/VX|아니/VC|없/V|모르/V")
+_DONE_TO = frozenset("을 를 ᆯ 에게 한테 께 보다 에게서 한테서 와 과 랑 이랑 하고 처럼 만큼".split())
+_ABOUT = frozenset("은 는 ᆫ 이 가 께서 도".split())
 _ACTED = frozenset(["", *"을 를 ᆯ 은 는 ᆫ 도".split()])
 _REASONS = frozenset("어서 아서 여서 어 니까 으니까 라서 라 ᆫ대서 대서 는대서 느라 더니".split())
 _LINKS = _REASONS | frozenset("고 며 으며 지만 ᆫ데 은데 는데 다가 면서 으면서".split())
@@ -87,6 +90,8 @@ class Reading:
     marks: frozenset[str]
     moods: frozenset[Mood]
     joined: bool = False  # whether it asserts more than one thing (…고, …지만), reasons left out
+    denials: int = 0
+    speaker: frozenset[str] = frozenset()  # particles of 저, 나: what is done to the speaker, or besides another
 
     @property
     def last(self) -> tuple[Word, ...]:
@@ -111,7 +116,19 @@ def read(tokens: Sequence[Token]) -> Reading:
     text = " ".join(f"{form}/{tag}" for form, tag in tokens)
     text = _ABILITY.sub(r"\1", text)
     moods = frozenset(mood for mood, pattern in _MOODS.items() if re.search(pattern, text))
-    return Reading(words, frozenset(reader.marks), moods, reader.joined)
+    return Reading(
+        words, frozenset(reader.marks), moods, reader.joined, len(_DENIAL.findall(text)), _speaker(tokens, words)
+    )
+
+
+def _speaker(tokens: Sequence[Token], words: Sequence[Word]) -> frozenset[str]:
+    """Return the particles of the speaker that tell who does what to whom (민지는 저를, 민지는 제가, 민지는 제 방을)."""
+    pairs = zip(tokens, tokens[1:], strict=False)
+    said = [particle for (form, tag), (particle, kind) in pairs if tag == "NP" and form in _SPEAKER and kind[0] == "J"]
+    beside = any(word.particle in _ABOUT for word in words)
+    telling = _DONE_TO | ({"이", "가", "의"} if beside else set())
+    opening = tokens[0][0] in _SPEAKER and said[:1] == ["의"]  # 제 딸은 …
+    return frozenset(said[1:] if opening else said) & telling
 
 
 def _never(words: list[Word]) -> list[Word]:
@@ -266,6 +283,8 @@ class _Reader:
             self._found[-1] = replace(self._found[-1], particle=form)
         if (tag in {"NP", "MM", "NNG"} and form in _SPEAKER) or (tag == "NNB" and form in _BOUND):
             return
+        if tag == "NP" and form == "네":
+            form = "너"
         kind: Kind = "name" if tag == "NNP" else "noun"
         self._add(Word(one_form(self._prefix + form), kind))
         self._prefix = ""

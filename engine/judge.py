@@ -19,6 +19,7 @@ from engine.faculties import Verdict
 from engine.korean.changes import replaces
 from engine.korean.dates import find_dates
 from engine.korean.statements import Reading, Word, read
+from engine.korean.vocabulary import DEGREES, TIMES
 from engine.slots import Slots
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _ROLES = {
     "에게서": "from", "한테서": "from", "까지": "until", "보다": "than",
 }  # fmt: skip
 _NOWADAYS = frozenset("지금 현재 요즘 요새 되다".split())  # what is told is of now anyway
-_STRICT = frozenset({"to", "from", "until", "than"})  # to be said of the same words, or of none
+_STRICT = frozenset({"to", "from", "until", "than", "at"})  # to be said of the same words, or of none
 _ONCE = 1  # days within which what happened may be told twice
 _FROM_NOW = re.compile("전|뒤|후|지난|다음|이번|작년|내년|올해")
 _CLOSING = re.compile(r"(?<=[가-힣])[.,!~…:]+(?=\s|$)")  # says nothing after a Korean word; abc! is a password
@@ -90,6 +91,7 @@ def _same(old: Reading, new: Reading) -> bool:
         and old.speaker == new.speaker
         and old.marks - _NOWADAYS == new.marks - _NOWADAYS
         and _words(old) == _words(new)
+        and _in_order(old, new)
         and _roles_agree(old, new)
     )
 
@@ -115,11 +117,39 @@ def _exactly(old: str, new: str) -> bool:
 
 def _words(reading: Reading) -> Counter[tuple[str, str, bool, bool]]:
     """Return each word with what is denied of it, whether it is past, and whether it is the only one."""
+    return Counter((_counted(word), word.denied, word.past, word.only) for word in _said(reading))
+
+
+def _said(reading: Reading) -> list[Word]:
     words = reading.words
     after = zip(words[1:], words, strict=False)
     jobs = [word for word, before in after if word.form == "일" and before.particle in {"로", "으로"}]
-    said = [word for word in words if (word.form not in _UNSAID or word.denied) and word not in jobs] or list(words)
-    return Counter((_counted(word), word.denied, word.past, word.only) for word in said)
+    return [word for word in words if (word.form not in _UNSAID or word.denied) and word not in jobs] or list(words)
+
+
+def _in_order(old: Reading, new: Reading) -> bool:
+    """Return whether words stand in one order, or whole phrases of a plain sentence do not (산책을 공원에서 해요)."""
+    said = _said(old), _said(new)
+    if [word.form for word in said[0]] == [word.form for word in said[1]]:
+        return True
+    for words in said:
+        several = [sum(word.kind in kinds for word in words) for kinds in (("verb",), ("number",))]
+        if max(several) > 1 or words[-1].clause:
+            return False
+    return _chunks(said[0]) == _chunks(said[1])
+
+
+def _chunks(words: Sequence[Word]) -> Counter[tuple[str, ...]]:
+    """Return the words of each phrase: up to a particle other than 의; a time or an adverb alone is one."""
+    found: list[tuple[str, ...]] = [()]
+    for word in words:
+        alone = word.kind in {"adverb", "verb"} or (not word.particle and word.form in TIMES | DEGREES)
+        if alone:
+            found += [(word.form,), ()]
+        else:
+            found[-1] = (*found[-1], _counted(word))
+            found += [()] if word.particle not in {"", "의"} else []
+    return Counter(phrase for phrase in found if phrase)
 
 
 def _counted(word: Word) -> str:

@@ -14,7 +14,7 @@ from engine import cohort, forgetting, retriever, spaces, transfer
 from engine.backfill import Backfill, put_words
 from engine.connections import rows
 from engine.conversations import Saying, keep, unsay
-from engine.errors import EngineClosed, InvalidInput, MemoryNotFound, ModelNotFound, OutOfBudget
+from engine.errors import EngineClosed, InvalidInput, MemoryNotFound, ModelNotFound, OutOfBudget, StoreError
 from engine.faculties import Embedded, Faculties, Space
 from engine.inputs import Moment, TextKind, check_moment, check_text
 from engine.keeper import Keeper
@@ -24,7 +24,7 @@ from engine.retriever import Asked, Sense
 from engine.settling import Settling
 from engine.shortlist import Shortlist
 from engine.spaces import Coded, Place
-from engine.store import Store
+from engine.store import LOCK_TIMEOUT, Store
 from engine.transfer import Imported
 
 if TYPE_CHECKING:
@@ -314,8 +314,8 @@ class MemoryStore:
     def update(self, id: str, changes: Edit) -> Memory:
         """Correct a memory in place and return it; only the fields that are named change.
 
-        A former text is then in no file of the home but its backups. Raises `MemoryNotFound`, and `InvalidInput`, also
-        for the text of another memory of this user.
+        A former text is then in no file of the home but its backups, or as soon as nobody reads there any more. Raises
+        `MemoryNotFound`, and `InvalidInput`, also for the text of another memory of this user.
         """
         former = self.memory(id)
         prepared = self._prepare([check_text(changes["text"])])[0] if "text" in changes else None
@@ -333,8 +333,9 @@ class MemoryStore:
                 put_words(db, seq, changed.text, prepared.words)
                 self._store.owe_wipe(db)
         if prepared is not None:
-            self._index.discard()
-            self._store.wipe()
+            with contextlib.suppress(StoreError):  # somebody reads: it is owed, and the next forget or start does it
+                self._index.discard()
+                self._store.wipe(LOCK_TIMEOUT)
             self._faculties.forgotten()
         self._keeper.nudge()
         return changed

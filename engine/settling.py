@@ -61,9 +61,9 @@ class Settling:
             older = self._older(db, seq, new, place, cohort) if new else []
         verdicts = [(old, self._verdict(old, new, alike)) for old, alike in older] if new else []
         with self._store.write() as db:
-            if _current(db, seq) == new:  # else it was changed, forgotten or reinforced meanwhile: look again
+            # If it was changed, forgotten or reinforced meanwhile, or an older one was: look again.
+            if _current(db, seq) == new and _carry_out(db, new, verdicts):
                 db.execute("DELETE FROM unjudged WHERE memory = ?", (seq,))
-                _carry_out(db, new, verdicts)
         return True
 
     def _verdict(self, old: Memory, new: Memory, alike: float) -> Verdict:
@@ -93,16 +93,16 @@ def _current(db: Connection, seq: int) -> Memory | None:
     return memory(found[0]) if found else None
 
 
-def _carry_out(db: Connection, new: Memory | None, verdicts: list[tuple[Memory, Verdict]]) -> None:
+def _carry_out(db: Connection, new: Memory | None, verdicts: list[tuple[Memory, Verdict]]) -> bool:
+    """Supersede; return False where an older one has changed since it was judged, and has to be judged again."""
     if new is None:
-        return
-    for old, verdict in verdicts:
-        if verdict != "different":
-            supersede(db, old, new, _FATE[verdict])
+        return True
+    done = [supersede(db, old, new, _FATE[verdict]) for old, verdict in verdicts if verdict != "different"]
+    return all(done)
 
 
-def supersede(db: Connection, old: Memory, new: Memory, fate: str) -> None:
-    """Let `new` take the place of `old`, if that is still current and as it was."""
+def supersede(db: Connection, old: Memory, new: Memory, fate: str) -> bool:
+    """Let `new` take the place of `old`, if that is still current and as it was; return whether it is."""
     began = stamp(old.valid_from or old.created)
     ended = max(began, stamp(new.valid_from or new.created))  # a clock that was set back turns no time around
     db.execute(
@@ -110,6 +110,9 @@ def supersede(db: Connection, old: Memory, new: Memory, fate: str) -> None:
         "WHERE id = ? AND superseded_by IS NULL AND text = ?",
         (new.id, fate, ended, old.id, old.text),
     )
-    if fate == "merged" and db.changes():
+    if not db.changes():
+        return False
+    if fate == "merged":
         importance = reinforced(max(old.importance, new.importance))
         db.execute("UPDATE memories SET importance = max(importance, ?) WHERE id = ?", (importance, new.id))
+    return True

@@ -122,13 +122,14 @@ class Store:
         """Record in the deleting transaction that traces are left, for `wipe` or the next opening."""
         db.execute("INSERT OR IGNORE INTO chores VALUES ('wipe')")
 
-    def wipe(self) -> None:
+    def wipe(self, patience: float = _READERS_GO) -> None:
         """Remove the traces of deleted rows from the words' index, from the log, and from the pages in memory.
 
-        In the file itself there are none: `secure_delete` clears deleted cells, `engine.blanking` what that misses.
+        In the file itself there are none: `secure_delete` clears deleted cells, `engine.blanking` what that misses. Who
+        reads is waited for, `patience` seconds at the most; then `StoreError` is raised, and the wipe stays owed.
         """
         with self._alone() as db:
-            self._wipe(db)
+            self._wipe(db, patience)
 
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check finds, nothing for a sound file."""
@@ -332,8 +333,8 @@ class Store:
             self._leftovers()
             self._wipe(db)
 
-    def _wipe(self, db: Connection) -> None:
-        db.set_busy_timeout(int(_READERS_GO * 1000))
+    def _wipe(self, db: Connection, patience: float = LOCK_TIMEOUT) -> None:
+        db.set_busy_timeout(int(patience * 1000))
         try:
             _merge_words(db)
             self._part_from_readers()

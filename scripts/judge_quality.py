@@ -1,6 +1,6 @@
 """How often the judge of memories is right, on pairs of statements whose verdict people know.
 
-    python scripts/judge_quality.py PAIRS [--split dev|dev2|test] [--profile NAME] [--parakqc FOLDER] [--json FILE]
+    python scripts/judge_quality.py PAIRS [--split dev|dev2|hard|test] [--profile NAME] [--parakqc FOLDER] [--json FILE]
 
 PAIRS is a file of JSON Lines: `old`, `new`, `verdict` (same, replaces, different), `kind`, `split`. Shown are precision
 and recall of "same" and of "replaces" with their intervals of 95 percent, what became of each kind, and how many pairs
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 SAMPLED, SEED = 500, 7
 _Z = 1.96
-_EXACT = re.compile(r"\d+|[A-Za-z]+")  # what must not differ between two that are merged
+_EXACT = re.compile(r"[\d.:+\-#@_%/]*\d[\d.:+\-#@_%/]*|[A-Za-z]+[+#\-]*")  # must not differ between two that are merged
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,11 @@ def _kinds(both: Sequence[tuple[Pair, Verdict]]) -> dict[str, dict[str, int]]:
 
 def _differ(old: str, new: str) -> bool:
     """Return whether both have digits, or both Latin letters, and not the same ones; 삼십 may stand for 30."""
-    for pick in (str.isdecimal, str.isalpha):
-        one, other = (Counter(word.lower() for word in _EXACT.findall(text) if pick(word)) for text in (old, new))
+    for is_latin in (False, True):
+        one, other = (
+            Counter(word for word in _EXACT.findall(_THOUSANDS.sub("", text)) if word[0].isalpha() == is_latin)
+            for text in (old, new)
+        )
         if one and other and one != other:
             return True
     return False
@@ -192,7 +196,7 @@ def _percent(row: dict[str, Any], name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="How often the judge of memories is right.")
     parser.add_argument("pairs", type=Path, help="a file of pairs, JSON Lines")
-    parser.add_argument("--split", default="test", choices=("dev", "dev2", "test"))
+    parser.add_argument("--split", default="test", choices=("dev", "dev2", "hard", "test"))
     parser.add_argument("--profile", default="starter")
     parser.add_argument("--parakqc", type=Path, metavar="FOLDER", help="also try parakqc-a.tsv of this folder")
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -63,7 +63,8 @@ def _steps(store: MemoryStore, rng: random.Random, count: int) -> list[State]:
         ]
         known = store.memories(user=USER)
         if step % 4 == 3 and known:
-            store.update(rng.choice(known).id, {"text": texts[0], "source": f"대화 {step}"})
+            # not its text: who corrects one has the log written back, which is not to be empty here
+            store.update(rng.choice(known).id, {"source": f"대화 {step}", "importance": rng.random()})
         elif step % 4 == 2:
             store.remember([memory_life.fact("집", rng.choice(memory_life.VALUES), f"{step:016x}")], user=USER)
             store.wait(HANG)

@@ -82,6 +82,11 @@ def test_numbers_in_words_are_no_violation():
     assert judge_quality.score(pairs, ["same"])["violations"] == 0
 
 
+@pytest.mark.parametrize(("old", "new"), [("1.5킬로", "15킬로"), ("abcd예요", "Abcd예요"), ("C++ 개발자", "C 개발자")])
+def test_signs_and_capitals_are_violations(old, new):
+    assert judge_quality.score([Pair(old, new, "same", "sign")], ["same"])["violations"] == 1
+
+
 def test_likeness_is_symmetric_and_highest_for_the_same_text():
     found = judge_quality.likenesses(
         FakeEngine(),

@@ -14,7 +14,10 @@ soak = load("soak")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("memory-kills --cycles 2 --seed 3", ("aimed at (2)", "killed in (2)", "looked for: ")),
+        (
+            "memory-kills --cycles 2 --seed 3",
+            ("aimed at (", "phases (", "ended before the kill came: ", "looked for: "),
+        ),
         ("memory-damage --points 4", ("ends (4)", "acknowledged steps that were lost")),
         ("memory-crowd --seconds 1", ("calls (", "memories looked at: ")),
     ],

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import memory_life
 import pytest
 from memory_kills import written
 
+from engine.faculties import Verdict
 from engine.memory import MemoryStore
 from engine.metrics import Progress
+from engine.records import Memory
 from engine.shortlist import Shortlist
 from engine.store import BACKUPS, Store
 
@@ -153,3 +156,21 @@ def test_forgetting_searching_and_saving_the_index_do_not_wait_for_each_other(
         thread.join(HANG)
     assert not any(thread.is_alive() for thread in threads)
     assert len(store.search("적어 둔 말", user=USER, k=50)) == 39
+
+
+def test_a_fact_that_is_reworded_while_it_is_judged_is_judged_by_its_new_words(home: Path) -> None:
+    judging, go_on = threading.Event(), threading.Event()
+
+    def judge(old: Memory, new: Memory, likeness: float) -> Verdict:
+        judging.set()
+        assert go_on.wait(HANG)
+        return memory_life.judge(old, new, likeness)
+
+    with closing(MemoryStore(home, replace(memory_life.faculties(), judge=judge))) as store:
+        (old,) = store.remember([memory_life.fact("집", "부산", "a" * 16)], user=USER, judge=False)
+        (new,) = store.remember([memory_life.fact("집", "대전", "b" * 16)], user=USER)
+        assert judging.wait(HANG)
+        store.update(old.id, {"text": memory_life.fact("집", "부산", "c" * 16)})
+        go_on.set()
+        assert store.wait(HANG)
+        assert [memory.id for memory in store.memories(user=USER)] == [new.id]

@@ -148,17 +148,7 @@ def _ended(case: Case) -> bool:
             continue
         if attitude(case.old) < 0 or case.old.forms & ENDS or (case.plans and word.form not in _CALLS_OFF):
             continue
-        last = case.new.predicate
-        if (
-            last
-            and last.clause > word.clause
-            and not last.denied
-            and (last.form in case.old.forms or "다시" in case.new.marks)
-        ):
-            continue  # 끊었다가 다시 피워요
-        if _is_taste(case.old) or _light_only(case, clause_of(case.new, word)):
-            continue
-        if in_part(clause_of(case.new, word)) or "많다" in case.old.forms or "여러" in case.old.forms:
+        if _goes_on(case, word):
             continue
         spoken = [other for other in spoken_of(clause_of(case.new, word), case.old) if other is not word]
         if not spoken or (word.form == "끊다" and forms_of(spoken) & (BOUGHT | {"전화"})):
@@ -187,6 +177,21 @@ _ENDED_BY = (  # verbs → what they can end
 )
 
 
+def _goes_on(case: Case, ended: Word) -> bool:
+    """Return whether something else ended, one of several, or what was taken up again; a taste does not end by acts."""
+    clause = clause_of(case.new, ended)
+    several = in_part(clause) or case.old.forms & {"많다", "여러"}
+    return bool(several) or _taken_up_again(case, ended) or _is_taste(case.old) or _light_only(case, clause)
+
+
+def _taken_up_again(case: Case, ended: Word) -> bool:
+    """Return whether what ended goes on in a later clause: 끊었다가 다시 피워요."""
+    last = case.new.predicate
+    if last is None or last.clause <= ended.clause or last.denied:
+        return False
+    return last.form in case.old.forms or "다시" in case.new.marks
+
+
 def _is_taste(reading: Reading) -> bool:
     return reading.predicate is not None and reading.predicate.form in LIKED | DISLIKED
 
@@ -210,6 +215,7 @@ def _opposite(case: Case) -> bool:
         or last.form in ENDS
         or _names_which(old)
         or _names_which(new)
+        or ("지금" in new.marks and _is_taste(old))
         or ("decided" in new.moods) != case.plans
         or attitude(old) * attitude(new) >= 0
     ):
@@ -280,6 +286,8 @@ def _began(case: Case) -> bool:
     lacked = forms_of([word for word in things_of(content_of(case.old.words)) if word.form not in LIGHT])
     got = forms_of([w for w in things_of(content_of(case.new.last)) if w.form not in LIGHT and not _is_which(w, case)])
     kept = lacked - words_of("만나다")
+    if got & PERSONS - lacked and not lacked & words_of("사람 애인 반려동물 아이"):
+        return False  # 개집
     if lacked == {"반려동물"}:
         return bool(got & words_of("강아지 고양이 유기견 유기묘 햄스터 토끼 앵무새 거북이 고슴도치"))
     if lacked <= {"사람", "애인"} and lacked:
@@ -328,7 +336,7 @@ def _otherwise_now(case: Case, gone: Sequence[Word], come: Sequence[Word]) -> bo
     """매일 아침 6시에 일어난다 → 요즘은 8시에 일어난다."""
     one, other = case.old.predicate, case.new.predicate
     if (
-        not (case.new.marks - case.old.marks) & NOW
+        not (case.new.marks - case.old.marks) & (NOW - {"지금"})
         or (one and one.form) != (other and other.form)
         or (one and one.past) != (other and other.past)
     ):
@@ -337,6 +345,9 @@ def _otherwise_now(case: Case, gone: Sequence[Word], come: Sequence[Word]) -> bo
     found = [word for word in come if word.form not in TIMES]
     if len(lost) != 1 or not found or not same_unit(lost, found) or lost[0].particle != found[-1].particle:
         return False
+    following = next((two for one, two in pairwise(case.old.words) if one is lost[0]), None)
+    if not lost[0].particle and following is not None and following.kind == "noun":
+        return False  # 혈압약을, 감기약을
     in_place = lost[0].particle in words_of("에 에서 로 으로") or (
         not lost[0].particle and bool(case.slots & ONE_VALUE)
     )

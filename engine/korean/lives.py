@@ -144,7 +144,9 @@ def employed(case: Case) -> bool:
 
 def _employer(reading: Reading) -> frozenset[str]:
     named = [word for word in things_of(content_of(reading.words)) if word.particle in {"에", "에서"}]
-    return forms_of(named) - words_of("학원 헬스장 수영장 교회 성당 절 병원 도서관 체육관 회사 주방 팀 부서")
+    return forms_of(named) - words_of(
+        "학원 헬스장 수영장 교회 성당 절 병원 도서관 체육관 회사 주방 팀 부서 카페 집 필라테스 요가 헬스 피아노 동호회"
+    )
 
 
 _TESTS = ("시험", "면허", "자격증", "급", "토익", "대학교", "대학원", "고등학교", "오디션")
@@ -223,7 +225,7 @@ def _relations(reading: Reading) -> tuple[bool | None, bool | None]:
 
 
 def _told_forms(reading: Reading) -> frozenset[str]:
-    """Return the words without those that only tell which (이혼 전문 변호사, 이혼한 부부), and an end that was undone."""
+    """Return the words without those that only tell which (이혼 전문 변호사), and an end that was undone."""
     parting = APART | DIVORCED
     kept = set()
     for word, following in zip(reading.words, (*reading.words[1:], None), strict=True):
@@ -301,7 +303,7 @@ def over(case: Case) -> bool:
         had = case.old.predicate
         if any(other.denied for other in case.old.words) or (had and had.form not in states | HELD):
             continue
-        if case.new.forms & ONCE or case.old.forms & OFTEN:
+        if case.new.forms & words_of("오늘 잠깐 잠시 하루 일찍") or case.old.forms & OFTEN:
             continue
         spoken = [other for other in spoken_of(clause_of(case.new, word), case.old) if other.particle in FOCUS]
         if all(other.form in case.old.forms | {"아이", "문", "자리"} for other in spoken):

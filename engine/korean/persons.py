@@ -20,8 +20,8 @@ ATTACHED = frozenset(
     "여친 남친 애인 사람 강아지 고양이 약혼자 남편 부인".split()
 )  # had and lost; not of whom is spoken
 SEVERAL = PERSONS - frozenset(
-    "어머니 아버지 부인 남편 부모 장모 장인 시어머니 시아버지 첫째 둘째 셋째 막내 큰딸 작은딸 큰아들 작은아들 여친 남친 "
-    "애인 담임 약혼자 예비신랑 예비신부 가족 식구 시댁 처가".split()
+    "어머니 아버지 부인 남편 부모 장모 장인 시어머니 시아버지 첫째 둘째 셋째 막내 큰딸 작은딸 큰아들 작은아들 "
+    "여친 남친 애인 담임 약혼자 예비신랑 예비신부 가족 식구 시댁 처가".split()
 )  # two 이모 may be two persons
 SUBJECT = frozenset("이 가 은 는 ᆫ 께서 의 도".split())
 

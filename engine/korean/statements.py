@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from engine.korean.numerals import read_count
@@ -54,7 +55,8 @@ _MOODS: dict[Mood, str] = {
     "if": r"(?:^| )(?:으?면|[ᆫ는]?다면|라면|거든|더라도|어도|아도)/EC (?!좋/VA)|만약/|만일/",
     "hearsay": r"(?:^| )(?:[ᆫ는]?대요?|래요?|[ᆫ는]?다던데|[ᆫ는]?다더라)/E[FC](?: \S+/S\S*)*$"
     r"|(?:^| )(?:[ᆫ는]?다고|라고|냐고|자고)/EC (?:하|들|듣|그러|말|얘기|이야기)/\S+(?: \S+/[EXVJS]\S*)*$",
-    "unsure": r"(?:거|것)/NNB 같/VA|아마/|혹시/|지도/EC 모르/|모양/NNG|(?:뻔|척|체)하?/(?:NNB|VX|XS)|[ᆫ은는ᆯ을]지/EC 모르/|헷갈리/V",
+    "unsure": r"(?:거|것)/NNB 같/VA|아마/|혹시/|지도/EC 모르/|모양/NNG|(?:뻔|척|체)하?/(?:NNB|VX|XS)"
+    r"|[ᆫ은는ᆯ을]지/EC 모르/|헷갈리/V",
     "remote": r"었었/EP|았었/EP|던/ETM|더라고?요?/EF|예전/N|옛날/N|과거/N|한때/|당시/N|학창/N|어리/VA [ᆯ을었]"
     r"|(?<!얼마/NNG) (?<!며칠/NNG )(?<!조금/NNG )(?<!조금/MAG )전/NNG (?!부터)|그때/|왕년/N",
 }  # fmt: skip
@@ -122,12 +124,12 @@ def read(tokens: Sequence[Token]) -> Reading:
 
 
 def _speaker(tokens: Sequence[Token], words: Sequence[Word]) -> frozenset[str]:
-    """Return the particles of the speaker that tell who does what to whom (민지는 저를, 민지는 제가, 민지는 제 방을)."""
-    pairs = zip(tokens, tokens[1:], strict=False)
+    """Return the particles of the speaker that tell who does what to whom (민지는 저를, 민지는 제가)."""
+    pairs = pairwise(tokens)
     said = [particle for (form, tag), (particle, kind) in pairs if tag == "NP" and form in _SPEAKER and kind[0] == "J"]
     beside = any(word.particle in _ABOUT for word in words)
     telling = _DONE_TO | ({"이", "가", "의"} if beside else set())
-    opening = tokens[0][0] in _SPEAKER and said[:1] == ["의"]  # 제 딸은 …
+    opening = bool(tokens) and tokens[0][0] in _SPEAKER and said[:1] == ["의"]  # 제 딸은 …
     return frozenset(said[1:] if opening else said) & telling
 
 
@@ -308,7 +310,7 @@ class _Reader:
         elif (tag == "VX" and denied) or (form == "먹" and tag == "VX" and self._open):
             self._add_verb(form, denied)
         elif tag.startswith(("VX", "VCP")) or (form == "되" and self._turns(tag)):
-            self._become(form)
+            self._become(form, place)
         elif form == "하" and self._decides(place):
             self._became = True
         elif form == "없":
@@ -324,12 +326,14 @@ class _Reader:
         """Return whether 되다 is to become: a verb of its own, or after a number (고3 됐어요)."""
         return tag == "VV" or bool(self._found and self._found[-1].kind == "number")
 
-    def _become(self, form: str) -> None:
+    def _become(self, form: str, place: int) -> None:
         if form in {"되", "지"}:
             self._became = True
             self.marks.add("되다")
         elif form in {"주", "드리"} and self._found:  # 빌려주다 is no 빌리다
             self._found[-1] = replace(self._found[-1], form=self._found[-1].form + " 주다")
+        elif form == "하" and self._found and place and self._tokens[place - 1] in {("어", "EC"), ("아", "EC")}:
+            self._found[-1] = replace(self._found[-1], form=self._found[-1].form + " 하다")  # 무서워하다
 
     def _decides(self, place: int) -> bool:
         """Return whether 하다 belongs to -기로 하다, which says nothing of its own."""

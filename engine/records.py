@@ -194,7 +194,7 @@ def edit(db: Connection, id: str, changes: Edit) -> tuple[int, Memory]:
     former = rows(db, "SELECT text, happened FROM memories WHERE id = ?", (id,))
     if former and changes.keys() & {"text", "when"}:
         text, happened = assigned.get("text = ?", former[0][0]), assigned.get("happened = ?", former[0][1])
-        assigned["digest = ?"] = digest(text, _optional(datetime.fromisoformat, happened))
+        assigned["digest = ?"] = digest(str(text), _optional(datetime.fromisoformat, happened))
         if _is_taken(db, id, assigned["digest = ?"]):
             raise InvalidInput("another memory of this user says exactly this; forget one of the two")
     sql = f"UPDATE memories SET {', '.join(['id = id', *assigned])} WHERE id = ? RETURNING seq, {COLUMNS}"

@@ -126,7 +126,11 @@ def read(tokens: Sequence[Token]) -> Reading:
 def _speaker(tokens: Sequence[Token], words: Sequence[Word]) -> frozenset[str]:
     """Return the particles of the speaker that tell who does what to whom (민지는 저를, 민지는 제가)."""
     pairs = pairwise(tokens)
-    said = [particle for (form, tag), (particle, kind) in pairs if tag == "NP" and form in _SPEAKER and kind[0] == "J"]
+    said = [
+        particle if kind[0] == "J" else "의"  # 우리 집
+        for (form, tag), (particle, kind) in pairs
+        if tag == "NP" and form in _SPEAKER and kind[0] in "JN"
+    ]
     beside = any(word.particle in _ABOUT for word in words)
     telling = _DONE_TO | ({"이", "가", "의"} if beside else set())
     opening = bool(tokens) and tokens[0][0] in _SPEAKER and said[:1] == ["의"]  # 제 딸은 …

@@ -247,7 +247,11 @@ def test_the_store_finds_what_is_nearest(measured: tuple[dict[str, Any], list[An
     assert rows["recall 1,500"]["figures"]["ours"]["value"] > 0.9
     exact = [note for row in rows.values() for note in row["notes"] if note.startswith("recall@10")]
     assert len(exact) == len(texts.CASES)
-    assert all(f"{benchmark.PEER} {peers}" in note for note in exact for peers in ["1.0000"] if "nothing" not in note)
+    assert [f"{benchmark.PEER} 1.0000" in note for note in exact] == [
+        at in benchmark._PEERED for at in range(len(exact))
+    ]
+    first = [note for row in rows.values() for note in row["notes"] if note.startswith("asked for the first time")]
+    assert len(first) == len(texts.CASES)
 
 
 def test_sides_are_given_what_they_are_to_measure(measured: tuple[dict[str, Any], list[Any]]) -> None:

@@ -15,10 +15,9 @@ from typing import Any, BinaryIO
 
 from engine.errors import InvalidInput
 from engine.inputs import CATEGORIES, KINDS, check_moment, check_text
-from engine.records import IMPORTANCE, Memory, one_of
+from engine.records import FATES, IMPORTANCE, Memory, one_of
 
 WHAT, VERSION = "memories", 1  # of the first line
-FATES = ("merged", "replaced")
 _ID = "[0-9A-Za-z._-]{1,64}"
 _LINE = 1 << 24  # bytes of the longest line: its texts at their limits with every letter escaped, and a vector
 _DIM = 1 << 16

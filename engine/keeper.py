@@ -31,11 +31,6 @@ class Keeper:
         self._pid = os.getpid()
 
     @property
-    def stopping(self) -> bool:
-        """Whether chores should end soon."""
-        return self._closed
-
-    @property
     def _is_forked(self) -> bool:
         """Whether this is another process; then a thread that is not in it may hold the lock."""
         return os.getpid() != self._pid

@@ -112,18 +112,20 @@ class Lender:
 
         if likeness < LIKE_REPLACED or max(len(old.text), len(new.text)) > _LONG:  # no rule looks at these
             return "different"
-        if self._judge is None:
-            self._judge = Judge(lambda texts: self._vectors.embed(texts, "passage"))
-        return self._judge(self._statement(old), self._statement(new), likeness)
+        judge = self._judge or Judge(lambda texts: self._vectors.embed(texts, "passage"))
+        self._judge = judge  # `forgotten` may take it away meanwhile
+        return judge(self._statement(old), self._statement(new), likeness)
 
     def _statement(self, memory: Memory) -> Statement:
         from engine.judge import Statement
 
-        if memory.text not in self._tagged:
+        tagged = self._tagged.get(memory.text)
+        if tagged is None:
+            tagged = self._errands.analyser().tagged(memory.text)
             if len(self._tagged) >= _TAGGED:
-                self._tagged.clear()
-            self._tagged[memory.text] = self._errands.analyser().tagged(memory.text)
-        return Statement(memory.text, self._tagged[memory.text], memory.when, memory.category)
+                self._tagged = {}
+            self._tagged[memory.text] = tagged
+        return Statement(memory.text, tagged, memory.when, memory.category)
 
     def forgotten(self) -> None:
         """Drop what chat models keep of conversations that are over: they may have quoted what was forgotten."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 ROWS = 1  # counts the ways in which put() has written rows; with morphemes.version() it says what must be made anew
 # Measured on ParaKQC, nDCG@10: morphemes alone 0.861, pairs alone 0.802, both 0.887 (0.884 with 0.1, 0.884 with 0.5).
 _PAIRS_WEIGHT = 0.2
-# What the rows that a search reads may cost (a row found by a morpheme is 1): 25 ms at 100,000 memories. The rarest
-# words come first; common ones tell little: with half as many rows as there are memories ParaKQC loses 0.001.
+# What the rows that a search reads may cost (a row found by a morpheme is 1). The rarest words come first; common ones
+# tell little (DECISIONS).
 _MOST_ROWS = 50_000
 _PAIRS_PRICE = 3  # a pair tells less than a morpheme of as many rows
 _MOST_WORDS, _MOST_PAIRS = 48, 32  # of one question: it may be a page long
@@ -47,14 +47,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A memory found by words: BM25, the higher the better, and how much of it pairs of letters gave.
+    """A memory found by words, and its BM25, the higher the better.
 
     BM25 has no fixed scale, and is near 0 for words that half of all memories have.
     """
 
     seq: int
     bm25: float
-    substring: float
 
 
 def put(db: Connection, seq: int, morphemes: Sequence[str] | None, text: str) -> None:
@@ -102,13 +101,13 @@ def matches(db: Connection, query: Query, where: str, values: Sequence[str | int
     if not query.expression:
         return []
     sql = f"""
-        SELECT words.rowid, bm25(words, 1, {_PAIRS_WEIGHT}) AS whole, bm25(words, 0, {_PAIRS_WEIGHT})
+        SELECT words.rowid, bm25(words, 1, {_PAIRS_WEIGHT}) AS whole
         FROM words JOIN memories ON memories.seq = words.rowid
         WHERE words MATCH ? AND superseded_by IS NULL AND ({where or "TRUE"})
         ORDER BY whole, words.rowid DESC LIMIT ?
     """
     found = db.execute(sql, (query.expression, *values, limit))
-    return [Match(int(seq), -float(whole), -float(pairs)) for seq, whole, pairs in found]
+    return [Match(int(seq), -float(whole)) for seq, whole in found]
 
 
 def coverage(db: Connection, query: Query, seqs: Iterable[int]) -> dict[int, float]:

@@ -228,7 +228,7 @@ class MemoryStore:
         vectors = self._embed([query], "query", place.space)
         dense = spaces.unit(vectors.dense)[0]
         if len(dense) != place.dim:
-            spaces.decoded([b""], place.dim)
+            raise spaces.other_length(place.dim)
         return Sense(place, dense, vectors.sparse[0] if vectors.sparse else None, self._cohort(place))
 
     def _embed(self, texts: list[str], kind: TextKind, space: Space) -> Embedded:

@@ -1,10 +1,9 @@
 """What is known of candidates → how relevant each is, and in which order they come. Pure arithmetic over columns.
 
 Weights, not ranks: how far a cosine stands out and the share of the question's words that a memory has, added, find
-more than either alone. Reciprocal ranks (Cormack et al. 2009, k = 60) of cosines and BM25 were worse: nDCG@10 0.693
-against 0.787 on the project's development questions, few of which share words with their answers, and 0.935 against
-0.947 on ParaKQC. BM25 itself adds nothing to that sum. Cosines count in standard deviations of the model's own cohort,
-so that the weights do not depend on the model.
+more than either alone. Reciprocal ranks (Cormack et al. 2009) of cosines and BM25 were worse, and BM25 itself adds
+nothing to that sum (DECISIONS). Cosines count in standard deviations of the model's own cohort, so that the weights do
+not depend on the model.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _BIAS, _PROMINENCE, _COVERAGE = -4.75, 1.0, 2.0
 # Not measured, no model that has sparse weights being small enough. BGE-M3's authors weight them 0.3 beside the cosine;
 # what they tell is in the coverage already, so a product of 0.3, a high one, counts as 0.3 standard deviations.
 _SPARSE = 1.0
-# At most, in log-odds: they order what is otherwise alike. With random ages and importances 0.1 costs no nDCG@10 on
-# either set, 0.5 costs 0.001 and 0.002.
+# At most, in log-odds: they order what is otherwise alike. With random ages and importances 0.1 cost nothing on
+# either set (DECISIONS).
 _RECENCY, _IMPORTANCE = 0.1, 0.1
 _HALF_LIFE = 180.0  # days in which recency halves
 _SURE = 30.0  # log-odds beyond which a probability in double precision says no more

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
+FATES = ("merged", "replaced")  # why a memory was superseded
 IMPORTANCE = 0.5  # of a memory that was said once
 _REINFORCED = 0.2  # of what importance lacks to 1, each time that the same is said again
 COLUMNS = "id, text, category, kind, source, user, created, happened, valid_from, valid_to, superseded_by, importance"

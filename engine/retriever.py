@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating[Any]]
 
-NEAR = 200  # candidates of the vectors: of their one-bit codes 100 held 0.925 of the ten nearest of a million, 200 all
+NEAR = 200  # candidates of the vectors: 100 of their one-bit codes miss some of the nearest (DECISIONS)
 _BY_WORDS = 100  # candidates of the words
 _KEPT = 64  # of the vectors' candidates, once scored exactly: each that is looked at closer costs 20 µs
 _BATCH = 4096  # vectors in work at a time, where all are scored

@@ -14,7 +14,7 @@ from engine.connections import rows
 from engine.errors import EngineError
 from engine.faculties import Faculties, Verdict
 from engine.migrations import SHIFT
-from engine.records import COLUMNS, Filter, Memory, memory, reinforced, stamp
+from engine.records import COLUMNS, FATES, Filter, Memory, memory, reinforced, stamp
 from engine.retriever import Sense
 from engine.store import Store
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.settling")
 _COMPARED = 12  # of the older memories, the likest
-_FATE = {"same": "merged", "replaces": "replaced"}
+_FATE = dict(zip(("same", "replaces"), FATES, strict=True))
 # One that has no vector where others are searched waits until that is made.
 _WAITING = f"SELECT memory FROM unjudged JOIN vectors ON key = (? << {SHIFT} | memory) ORDER BY memory LIMIT 1"
 

@@ -60,11 +60,12 @@ def decoded(blobs: Sequence[bytes], dim: int) -> Floats:
     import numpy as np
 
     if any(len(blob) != 2 * dim for blob in blobs):
-        raise _other_length(dim)
+        raise other_length(dim)
     return unit(np.frombuffer(b"".join(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32))
 
 
-def _other_length(dim: int) -> StoreError:
+def other_length(dim: int) -> StoreError:
+    """Return what to raise where a model's vectors do not have the `dim` numbers that its stored ones have."""
     return StoreError(
         f"stored vectors do not have the {dim} numbers of this embedding model, though it is the same one; "
         "check it: gieok models verify"
@@ -179,7 +180,7 @@ def put(db: Connection, found: Place, memory: int, vector: Coded) -> None:
 
 def drop(db: Connection, memory: int) -> None:
     """Remove a memory's vectors from every space: its text is another one now, and the next `put` is to follow."""
-    db.execute("DELETE FROM vectors WHERE key IN (SELECT number << 40 | ? FROM spaces)", (memory,))
+    db.execute(f"DELETE FROM vectors WHERE key IN (SELECT number << {SHIFT} | ? FROM spaces)", (memory,))
 
 
 def missing(db: Connection, number: int, after: int, most: int) -> list[tuple[int, str]]:

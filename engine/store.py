@@ -20,7 +20,7 @@ from engine import connections
 from engine.connections import rows
 from engine.errors import EngineClosed, InvalidInput, StoreError, StoreLocked
 from engine.holding import Holding
-from engine.migrations import MIGRATIONS
+from engine.migrations import MIGRATIONS, SHIFT
 
 if TYPE_CHECKING:
     from apsw import Connection
@@ -370,8 +370,8 @@ class Store:
         )
 
 
-_SERVED = """
-    SELECT name, (SELECT count(*) FROM vectors WHERE key >> 40 = number) FROM spaces
+_SERVED = f"""
+    SELECT name, (SELECT count(*) FROM vectors WHERE key >> {SHIFT} = number) FROM spaces
     WHERE number = (SELECT value FROM meta WHERE name = 'serving')
 """
 

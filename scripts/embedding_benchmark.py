@@ -110,10 +110,15 @@ class Side:
         return found["answer"]
 
 
-@contextlib.contextmanager
-def apart(order: Order) -> Iterator[Side]:
+def apart(order: Order) -> AbstractContextManager[Side]:
     """Make a side in a new process, which ends with the block. Raises `SideFailed`."""
-    command = [sys.executable, embedding_sides.__file__, json.dumps(asdict(order))]
+    return process_of(embedding_sides.__file__, asdict(order))
+
+
+@contextlib.contextmanager
+def process_of(script: str, order: dict[str, Any]) -> Iterator[Side]:
+    """Have a script of sides follow an order in a process of its own. Raises `SideFailed`."""
+    command = [sys.executable, script, json.dumps(order)]
     root = str(Path(__file__).parents[1])  # a checkout that is not installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     pipe = subprocess.PIPE

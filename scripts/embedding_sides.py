@@ -354,17 +354,22 @@ def answer(work: Callable[[], object]) -> str:
 
 def main(order: str) -> None:
     """Make the side and do what it is asked, until the input closes."""
+    told = Order(**json.loads(order))
+    serve(lambda: SIDES[told.side](told))
+
+
+def serve(make: Callable[[], Any]) -> None:
+    """Make a side, tell about it, and do what it is asked, a line each, until the input closes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a word
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    told = Order(**json.loads(order))
     made: list[Any] = []
 
-    def make() -> object:
-        made.append(SIDES[told.side](told))
+    def begin() -> object:
+        made.append(make())
         return made[0].about()
 
-    print(answer(make), file=out, flush=True)
+    print(answer(begin), file=out, flush=True)
     for line in sys.stdin:
         method, arguments = json.loads(line)
         print(answer(lambda: getattr(made[0], method)(*arguments)), file=out, flush=True)  # noqa: B023 - called here

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ import embedding_sides
 import memory_side
 import psutil
 from clusters import Clusters
-from embedding_benchmark import Side, SideFailed, in_folder
+from embedding_benchmark import Side, SideFailed, in_folder, process_of
 from embedding_sides import laid
 from memory_group import forget_pages
 from memory_lent import ENTRY, MODEL, TEXTS, VECTORS, K, Order, Words
@@ -86,24 +85,9 @@ THE_MILLION = Library(MILLION, each=1_000, words="spaces", peer=False)
 Make = Callable[[Order], AbstractContextManager[Side]]
 
 
-@contextlib.contextmanager
-def apart(order: Order) -> Iterator[Side]:
+def apart(order: Order) -> AbstractContextManager[Side]:
     """Make a side in a new process, which ends with the block. Raises `SideFailed`."""
-    command = [sys.executable, memory_side.__file__, json.dumps(asdict(order))]
-    root = str(Path(__file__).parents[1])  # a checkout that is not installed
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", env=environment) as process:
-        try:
-            yield Side(process)
-        finally:
-            assert process.stdin
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            try:
-                process.wait(_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    return process_of(memory_side.__file__, asdict(order))
 
 
 class Run:

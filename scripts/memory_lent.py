@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,10 +131,3 @@ def texts_asked(order: Order) -> list[str]:
 def mute(n: int) -> str:
     """Return the text of a question that shares no letters with a memory: only its vector can find anything."""
     return f"Q{n}Q"
-
-
-def model_entry(order: Order) -> Any:
-    """Return the settings in which an engine finds the model. Raises `ConfigError`."""
-    from engine import config
-
-    return config.load(Path(order.questions, ENTRY))

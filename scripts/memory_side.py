@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedding_sides import answer, forget_peak, peak
+from embedding_sides import forget_peak, peak, serve
 from memory_lent import ENTRY, MODEL, K, Lent, Order, asked, mute, texts_asked
 from memory_peer import Peer, Piling
 
@@ -381,22 +380,8 @@ SIDES: dict[str, Callable[[Order], Any]] = {
 
 def main(order: str) -> None:
     """Make the side and do what it is asked, until the input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a word
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
     told = Order(**json.loads(order))
-    made: list[Any] = []
-
-    def make() -> object:
-        made.append(SIDES[told.side](told))
-        return made[0].about()
-
-    print(answer(make), file=out, flush=True)
-    for line in sys.stdin:
-        method, arguments = json.loads(line)
-        print(answer(lambda: getattr(made[0], method)(*arguments)), file=out, flush=True)  # noqa: B023 - called here
-    for side in made:
-        side.close()
+    serve(lambda: SIDES[told.side](told))
 
 
 if __name__ == "__main__":

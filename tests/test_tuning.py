@@ -115,7 +115,7 @@ def touched(model: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [rewritten, touched, *(("usable_cores", 8), ("processor", "Another"), ("version", "9.9"), ("_FORMAT", 0))],
-    ids=str,
+    ids=lambda change: getattr(change, "__name__", str(change)),
 )
 def test_another_file_machine_or_library_has_to_be_measured_anew(
     model: Path, monkeypatch: pytest.MonkeyPatch, change: Any

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from engine import tasks
+from engine import classification, tasks
 from engine.worker import cancels, wait
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ class Classifier:
     ) -> list[tasks.Classification]:
         key = self._pool.models.name(model), tuple(labels.items())
         if key not in self._meanings:
-            examples = tasks.label_examples(labels)
+            examples = classification.label_examples(labels)
             vectors = self._embed([text for texts in examples.values() for text in texts], model)
-            self._meanings[key] = tasks.label_vectors(vectors, [len(texts) for texts in examples.values()])
+            self._meanings[key] = classification.label_vectors(vectors, [len(texts) for texts in examples.values()])
         scores = self._embed(texts, model) @ self._meanings[key].T
         named = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
-        return [tasks.from_similarities(row, abstain) for row in named]
+        return [classification.from_similarities(row, abstain) for row in named]
 
     def _embed(self, texts: list[str], model: str) -> NDArray[np.float32]:
         return self._vectors.embed(texts, "query", model)
@@ -70,15 +70,15 @@ class Classifier:
     def _by_logits(
         self, texts: list[str], labels: Labels, abstain: float | None, model: str
     ) -> list[tasks.Classification]:
-        asked = [tasks.classification_turns(text, labels) for text in texts]
-        nothing = tasks.classification_turns(tasks.NO_CONTENT, labels)
+        asked = [classification.classification_turns(text, labels) for text in texts]
+        nothing = classification.classification_turns(classification.NO_CONTENT, labels)
         begun = self._pool.start(model, partial(self._begin, asked, nothing, tuple(labels.items())))
         with cancels(begun.cancel):
             scores = [wait(scoring.result) for scoring in begun.scorings]
         found = [dict(zip(labels, row, strict=True)) for row in scores]
         if len(found) > len(texts):
             self._priors[begun.key] = found.pop()
-        return [tasks.from_log_probabilities(row, self._priors[begun.key], abstain) for row in found]
+        return [classification.from_log_probabilities(row, self._priors[begun.key], abstain) for row in found]
 
     def _begin(
         self,

@@ -163,11 +163,11 @@ class Engine:
         `categories` are names, or name → description; below the confidence `abstain` the label is None. Raises
         `InvalidInput`, `ModelNotFound`, `EngineClosed`.
         """
-        from engine import tasks
+        from engine.classification import check_categories
 
         self._worker.check()
         checked, single = check_texts(texts)
-        labels = tasks.check_categories(categories)
+        labels = check_categories(categories)
         if abstain is not None and not 0 <= abstain <= 1:
             raise InvalidInput(f"abstain must be between 0 and 1, not {abstain}")
         found = self._classifier.classify(checked, labels, abstain) if checked else []

@@ -34,26 +34,28 @@ class Errands:
 
     def extract(self, dialogue: Messages, at: Moment | None, model: str = "extraction") -> ExtractedMemory:
         """Return what the user of a dialogue said that is worth remembering. Raises `InvalidInput`, as chat does."""
-        from engine import tasks
+        from engine import extraction
         from engine.constrain import Grammar
+        from engine.tasks import ExtractedMemory
 
         turns, moment = check_dialogue(dialogue), check_moment(at, "at") or datetime.now().astimezone()
-        grammar = tasks.extraction_grammar(turns)
+        grammar = extraction.extraction_grammar(turns)
         if grammar is None:
-            return tasks.ExtractedMemory()
-        asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": tasks.extraction_budget(turns)}
-        reply = self._answers.task(model, tasks.extraction_turns(turns), asked, Grammar.lark(grammar))
-        return tasks.parse_extraction(reply.text, turns, moment)
+            return ExtractedMemory()
+        asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": extraction.extraction_budget(turns)}
+        reply = self._answers.task(model, extraction.extraction_turns(turns), asked, Grammar.lark(grammar))
+        return extraction.parse_extraction(reply.text, turns, moment)
 
     def summarize(self, dialogue: Messages, max_words: int | None, model: str = "summary") -> Summary:
         """Return a summary of at most `max_words` words. Raises `InvalidInput`, as chat does."""
-        from engine import tasks
+        from engine.summary import cut_words, summary_turns
+        from engine.tasks import Summary
 
         if max_words is not None and max_words < 1:
             raise InvalidInput(f"max_words must be at least 1, not {max_words}")
-        turns = tasks.summary_turns(check_dialogue(dialogue, limit=None), max_words)
+        turns = summary_turns(check_dialogue(dialogue, limit=None), max_words)
         reply = self._answers.task(model, turns, {"temperature": 0.0})
-        return tasks.Summary(tasks.cut_words(reply.text, max_words), reply.usage)
+        return Summary(cut_words(reply.text, max_words), reply.usage)
 
     def understand(self, text: str, at: Moment | None) -> Understanding:
         """Return what a user wants, by rules. Raises `InvalidInput`."""
@@ -68,12 +70,12 @@ class Errands:
 
     def process(self, task: str, text: str) -> Reply | ExtractedMemory | Classification | Summary:
         """Do one of `TASKS` with the light or the heavy model. Raises `InvalidInput` for another task, too."""
-        from engine import tasks
+        from engine.classification import check_categories
 
         if task not in TASKS:
             raise InvalidInput(f"{task!r} is not a task; there are {', '.join(TASKS)}")
         if task == "classification":
-            labels = tasks.check_categories(CATEGORIES)
+            labels = check_categories(CATEGORIES)
             return self._classifier.classify([text], labels, None, self._table.light)[0]
         model = self._route(text)
         if task == "extraction":

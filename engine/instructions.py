@@ -23,7 +23,7 @@ EXTRACT = {
     ),
 }
 
-# one worked example: (dialogue, answer), in the form that tasks.extraction_grammar allows
+# one worked example: (dialogue, answer), in the form that extraction.extraction_grammar allows
 EXTRACT_EXAMPLE = {
     "ko": (
         "[0] user: 안녕! 나는 수원에 사는 박서준이야. 어제 형이랑 등산을 갔어.\n"

@@ -6,8 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine import tasks
+from engine.classification import check_categories, classification_turns
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
+from engine.extraction import extraction_turns
 from engine.inputs import CATEGORIES, KINDS, Turn
 
 Message = dict[str, str]
@@ -96,12 +97,12 @@ def plain(turns: Sequence[Turn]) -> list[Message]:
 
 def classification(text: str) -> list[Message]:
     """Return what our engine asks a model for a label of `text` out of the default eight."""
-    return plain(tasks.classification_turns(text, tasks.check_categories(CATEGORIES)))
+    return plain(classification_turns(text, check_categories(CATEGORIES)))
 
 
 def extraction(text: str) -> list[Message]:
     """Return what our engine asks a model for the memories in one message."""
-    return plain(tasks.extraction_turns([Turn("user", text)]))
+    return plain(extraction_turns([Turn("user", text)]))
 
 
 LABEL = {

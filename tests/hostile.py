@@ -13,12 +13,15 @@ from itertools import pairwise
 
 from script_module import load
 
+from engine.classification import classification_turns
+from engine.extraction import extraction_turns
 from engine.inputs import Turn
 from engine.instructions import language_of
 from engine.llama import Model, Vocabulary
 from engine.prompt import ChatTemplate
 from engine.records import Hit, Memory
-from engine.tasks import classification_turns, extraction_turns, summary_turns, with_context
+from engine.summary import summary_turns
+from engine.tasks import with_context
 
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0]['content'] %}"

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from engine.closing import MOST_TOKENS
 from engine.constrain import Constraints, Grammar, Matcher
+from engine.extraction import extraction_grammar, parse_extraction
 from engine.inputs import Turn
 from engine.llama import Model, Vocabulary
-from engine.tasks import extraction_grammar, parse_extraction
 
 Schema = dict[str, Any]
 

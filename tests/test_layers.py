@@ -30,7 +30,7 @@ FLOORS = (
         "tuning", "batch", "abort", "footprint", "gguf_shape", "machine", "measured", "routing", "gguf_header", "notes", "digests", "interpreter", "probe", "pickles", "offload", "status", "budget", "residency",
     },
     {"generation", "scoring", "runner", "records", "faculties", "spaces", "lexical", "ranking", "shortlist", "retriever",
-     "judge", "slots", "keeper", "backfill", "settling", "conversations", "forgetting", "exported", "transfer", "memory", "plans", "models", "tasks", "tuner", "doctor", "checks", "fitting", "speed", "library", "ready"},
+     "judge", "slots", "keeper", "backfill", "settling", "conversations", "forgetting", "exported", "transfer", "memory", "plans", "models", "tasks", "extraction", "classification", "summary", "tuner", "doctor", "checks", "fitting", "speed", "library", "ready"},
     {"worker", "stream", "twins", "vectors", "classifier", "answers", "pool", "errands", "lending"},
     {"engine", ""},  # the facade, and the package itself, which only names what is public
     {"console", "reports", "model_commands", "memory_commands", "cli", "demo", "demo_memory", "__main__"},

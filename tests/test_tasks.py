@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import instructions, tasks
+from engine import classification, extraction, instructions, summary, tasks
 from engine.constrain import Constraints, Grammar
 from engine.errors import InvalidInput
 from engine.inputs import CATEGORIES, Turn
@@ -31,12 +31,12 @@ def constraints(starter: Model) -> Constraints:
 
 def written_at_random(constraints: Constraints, starter: Model, turns: tuple[Turn, ...], seed: int) -> str:
     """Follow the extraction grammar with random choices, as a model that knows nothing would."""
-    grammar = tasks.extraction_grammar(turns)
+    grammar = extraction.extraction_grammar(turns)
     assert grammar is not None
     matcher = constraints.matcher(Grammar.lark(grammar))
     random = np.random.default_rng(seed)
     tokens = matcher.forced()
-    while not matcher.done and len(tokens) < tasks.extraction_budget(turns):
+    while not matcher.done and len(tokens) < extraction.extraction_budget(turns):
         logits = random.random(starter.vocabulary.size).astype(np.float32)
         matcher.mask(logits)
         token = int(logits.argmax())
@@ -59,12 +59,12 @@ def test_whatever_is_answered_quotes_the_turn_it_names(
     constraints: Constraints, starter: Model, texts: list[str], seed: int
 ) -> None:
     turns = tuple(Turn("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts))
-    if tasks.extraction_grammar(turns) is None:
+    if extraction.extraction_grammar(turns) is None:
         assert not any(any(map(str.isalnum, turn.content)) for turn in turns if turn.role == "user")
         return
     text = written_at_random(constraints, starter, turns, seed)
     for cut in (len(text), len(text) // 2, len(text) - 3):
-        for _, item in tasks.parse_extraction(text[: max(cut, 0)], turns, AT).items():
+        for _, item in extraction.parse_extraction(text[: max(cut, 0)], turns, AT).items():
             assert turns[item.source].role == "user"
             assert item.quote in turns[item.source].content
             assert any(map(str.isalnum, item.quote))
@@ -77,7 +77,7 @@ def test_an_answer_becomes_items_with_sentence_and_date() -> None:
         "0": [{"quote": "제주도에 다녀왔어요", "kind": "event", "category": "experience"}],
         "2": [{"quote": "오이를 싫어해", "kind": "preference", "category": "preference"}],
     }
-    found = tasks.parse_extraction(json.dumps(answer, ensure_ascii=False), TURNS, AT)
+    found = extraction.parse_extraction(json.dumps(answer, ensure_ascii=False), TURNS, AT)
     (event,), (preference,) = found.events, found.preferences
     assert event.text == "그저께 제주도에 다녀왔어요."
     assert event.when == date(2026, 3, 9)
@@ -88,23 +88,23 @@ def test_an_answer_becomes_items_with_sentence_and_date() -> None:
 def test_the_same_sentence_is_one_memory() -> None:
     item = {"quote": "오이를 싫어해", "kind": "preference", "category": "preference"}
     answer = json.dumps({"2": [item, {**item, "kind": "fact"}]}, ensure_ascii=False)
-    assert len(list(tasks.parse_extraction(answer, TURNS, AT).items())) == 1
+    assert len(list(extraction.parse_extraction(answer, TURNS, AT).items())) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"0": ', '{"0": [', '{"0": [{"quote": "부', '{"0": [], "2'])
 def test_an_answer_cut_short_is_still_a_value(text: str) -> None:
-    assert list(tasks.parse_extraction(text, TURNS, AT).items()) == []
+    assert list(extraction.parse_extraction(text, TURNS, AT).items()) == []
 
 
 def test_an_answer_cut_short_keeps_its_complete_items() -> None:
     text = '{"0": [{"quote": "부산", "kind": "fact", "category": "personal"}, {"quote": "제주도에", "ki'
-    assert [item.quote for _, item in tasks.parse_extraction(text, TURNS, AT).items()] == ["부산"]
+    assert [item.quote for _, item in extraction.parse_extraction(text, TURNS, AT).items()] == ["부산"]
 
 
 def test_the_turns_own_time_dates_it() -> None:
     turn = Turn("user", "어제 이사했어.", at=datetime(2020, 1, 2).astimezone())
     answer = '{"0": [{"quote": "이사했어", "kind": "event", "category": "experience"}]}'
-    assert tasks.parse_extraction(answer, (turn,), AT).events[0].when == date(2020, 1, 1)
+    assert extraction.parse_extraction(answer, (turn,), AT).events[0].when == date(2020, 1, 1)
 
 
 def test_context_is_quoted_before_the_last_user_message() -> None:
@@ -124,9 +124,9 @@ def test_context_is_quoted_before_the_last_user_message() -> None:
 def test_scores_sum_to_one_and_only_asked_labels_win(scores: dict[str, float], abstain: float) -> None:
     prior = dict.fromkeys(scores, -1.0)
     for found in (
-        tasks.from_similarities(scores, abstain),
-        tasks.from_log_probabilities(scores, prior, abstain),
-        tasks.from_similarities(scores, None),
+        classification.from_similarities(scores, abstain),
+        classification.from_log_probabilities(scores, prior, abstain),
+        classification.from_similarities(scores, None),
     ):
         assert sum(found.scores.values()) == pytest.approx(1)
         assert set(found.scores) == set(scores)
@@ -138,43 +138,43 @@ def test_scores_sum_to_one_and_only_asked_labels_win(scores: dict[str, float], a
 
 
 def test_categories_are_checked() -> None:
-    assert list(tasks.check_categories(CATEGORIES)) == list(CATEGORIES)
-    assert tasks.check_categories({"a": "first", "b": "second"}) == {"a": "first", "b": "second"}
+    assert list(classification.check_categories(CATEGORIES)) == list(CATEGORIES)
+    assert classification.check_categories({"a": "first", "b": "second"}) == {"a": "first", "b": "second"}
     for wrong in ([], ["one"], ["a", "a"], ["a", ""]):
         with pytest.raises(InvalidInput):
-            tasks.check_categories(wrong)
+            classification.check_categories(wrong)
     for wrong_type in ("abc", [1, 2], {"a": 1, "b": 2}):
         with pytest.raises(TypeError):
-            tasks.check_categories(wrong_type)  # type: ignore[arg-type]
+            classification.check_categories(wrong_type)  # type: ignore[arg-type]
 
 
 def test_own_categories_stand_for_themselves() -> None:
-    assert tasks.label_examples({"과일": "과일", "health": "my own words"}) == {
+    assert classification.label_examples({"과일": "과일", "health": "my own words"}) == {
         "과일": ["과일"],
         "health": ["my own words"],
     }
-    assert len(tasks.label_examples(tasks.check_categories(CATEGORIES))["health"]) > 1
+    assert len(classification.label_examples(classification.check_categories(CATEGORIES))["health"]) > 1
 
 
 @given(st.text(min_size=1), st.integers(1, 10))
 def test_a_summary_never_has_more_words_than_asked(text: str, words: int) -> None:
-    assert len(tasks.cut_words(text, words).split()) <= words
+    assert len(summary.cut_words(text, words).split()) <= words
 
 
 def test_a_summary_ends_with_a_sentence() -> None:
-    assert tasks.cut_words("하나 둘 셋. 넷 다섯 여섯.", 4) == "하나 둘 셋."
-    assert tasks.cut_words("하나 둘 셋. 넷 다섯 여섯.", None) == "하나 둘 셋. 넷 다섯 여섯."
+    assert summary.cut_words("하나 둘 셋. 넷 다섯 여섯.", 4) == "하나 둘 셋."
+    assert summary.cut_words("하나 둘 셋. 넷 다섯 여섯.", None) == "하나 둘 셋. 넷 다섯 여섯."
 
 
 def test_worked_examples_are_answers_that_the_grammar_allows(constraints: Constraints, starter: Model) -> None:
     for shown, answer in instructions.EXTRACT_EXAMPLE.values():
         lines = [line.split(": ", 1) for line in shown.split("\n")]
         turns = tuple(Turn(head.split()[1], content) for head, content in lines)
-        grammar = tasks.extraction_grammar(turns)
+        grammar = extraction.extraction_grammar(turns)
         assert grammar is not None
         assert accepts(constraints, starter, grammar, answer)
         assert not accepts(constraints, starter, grammar, answer.replace("fact", "fuct"))
-        assert len(list(tasks.parse_extraction(answer, turns, AT).items())) == 3
+        assert len(list(extraction.parse_extraction(answer, turns, AT).items())) == 3
 
 
 def accepts(constraints: Constraints, starter: Model, grammar: str, answer: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.korean.dates import find_dates, resolve
+from engine.korean.lunar import month_span, solar_day
 
 THURSDAY = datetime(2026, 3, 5, 12, 0)
 DATA = Path(__file__).parent / "data" / "dates.tsv"
@@ -38,14 +39,99 @@ def test_the_set_is_large_and_holds_sentences_without_a_date() -> None:
     assert sum(row[2] == "" for row in rows) >= 30
 
 
-def test_own_sentences_are_resolved_right_95_times_in_100() -> None:
-    rows, wrong = _sentences(), []
-    for sentence, at, start, end in rows:
+@pytest.mark.parametrize("category", sorted({row[4] for row in _sentences()}))
+def test_own_sentences_are_resolved_right(category: str) -> None:
+    wrong = []
+    for sentence, at, start, end, _ in (row for row in _sentences() if row[4] == category):
         found = resolve(sentence, datetime.fromisoformat(at))
         spelled = (found[0].isoformat(), found[1].isoformat()) if found else ("", "")
         if spelled != (start, end):
             wrong.append((sentence, (start, end), spelled))
-    assert len(wrong) <= len(rows) * 0.05, wrong
+    assert wrong == []
+
+
+# As the Korea Astronomy and Space Science Institute publishes them.
+@pytest.mark.parametrize(
+    ("name", "days"),
+    [
+        ("설날", "2020-01-25 2021-02-12 2022-02-01 2023-01-22 2024-02-10 2025-01-29 2026-02-17 2027-02-07"),
+        ("추석", "2020-10-01 2021-09-21 2022-09-10 2023-09-29 2024-09-17 2025-10-06 2026-09-25 2027-09-15"),
+        ("부처님 오신 날", "2021-05-19 2022-05-08 2023-05-27 2024-05-15 2025-05-05 2026-05-24"),
+        ("정월 대보름", "2024-02-24 2025-02-12 2026-03-03"),
+    ],
+)
+def test_lunar_feasts_are_where_the_almanac_has_them(name: str, days: str) -> None:
+    for day in days.split():
+        assert resolve(f"{day[:4]}년 {name}", THURSDAY) == (date.fromisoformat(day), date.fromisoformat(day))
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "on", "after"),
+    [
+        ("지난 추석", "2025-10-06", "2025-10-06", "2026-09-25"),
+        ("이번 추석", "2026-09-25", "2026-09-25", "2027-09-15"),
+        ("오는 추석", "2026-09-25", "2026-09-25", "2027-09-15"),
+        ("다음 추석", "2026-09-25", "2027-09-15", "2027-09-15"),
+        ("이번 추석에 뭐 했어", "2025-10-06", "2026-09-25", "2026-09-25"),
+        ("추석에 갈 거야", "2026-09-25", "2026-09-25", "2027-09-15"),
+        ("추석에 갔어", "2025-10-06", "2026-09-25", "2026-09-25"),
+        ("추석", "2026-09-25", "2026-09-25", "2026-09-25"),
+        ("작년 추석", "2025-10-06", "2025-10-06", "2025-10-06"),
+    ],
+)
+def test_the_word_before_a_holiday_and_the_tense_choose_its_year(text: str, before: str, on: str, after: str) -> None:
+    for at, expected in (("2026-09-20", before), ("2026-09-25", on), ("2026-09-26", after)):
+        assert resolve(text, datetime.fromisoformat(at)) == (date.fromisoformat(expected), date.fromisoformat(expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("올해 설 연휴", ["02-16/02-18"]),
+        ("올해 설 연휴 첫날", ["02-16"]),
+        ("올해 설 연휴 다음 날", ["02-19"]),
+        ("올해 설 전전날", ["02-15"]),
+        ("올해 설날 사흘 전", ["02-14"]),
+        ("올해 추석 두 달 전", ["07-25"]),
+        ("올해 크리스마스 연휴", ["12-25"]),
+        ("올해 추석부터 한글날까지", ["09-25/10-09"]),
+    ],
+)
+def test_days_beside_a_holiday_are_counted_from_it(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "음력 13월 1일",
+        "음력 8월 31일",
+        "음력 0월 0일",
+        "올해 음력 윤6월 3일",  # 2026 has no leap month
+        "1500년 음력 1월 1일",
+        "2051년 추석",
+        "음력 8월 0일",
+    ],
+)
+def test_a_lunar_date_that_the_tables_lack_is_passed_over_whole(text: str) -> None:
+    assert _days(text) == []
+
+
+def test_a_lunar_year_runs_into_the_next_solar_one() -> None:
+    assert _days("작년 섣달그믐") == ["02-16"]
+    assert _days("2025년 음력 12월 1일") == ["01-19"]
+
+
+@given(st.integers(1, 9999), st.integers(0, 14), st.booleans())
+def test_lunar_months_have_29_or_30_days_in_a_row(year: int, month: int, leap: bool) -> None:
+    try:
+        first, last = month_span(year, month, leap)
+    except ValueError:
+        assert leap or not (1583 <= year < 2050 and 1 <= month <= 12)
+        return
+    assert (last - first).days in (28, 29)
+    assert solar_day(year, month, 15, leap) == first + timedelta(days=14)
+    assert solar_day(year, month, -1, leap) == last
 
 
 @pytest.mark.parametrize(
@@ -212,13 +298,17 @@ def test_a_year_ahead_of_the_calendar_is_no_error() -> None:
     assert _days("100년 뒤", datetime(9950, 1, 1)) == []
     assert _days("2년 전", datetime(1, 1, 1)) == []
     assert _days("지난 여름", datetime(1, 1, 1)) == []
+    assert _days("next March", datetime(9999, 5, 5)) == []
+    assert _days("last March", datetime(1, 1, 1)) == []
+    assert _days("다음 추석", datetime(9999, 5, 5)) == []
 
 
 _WORDS = st.sampled_from(
     (
         "어제 오늘 다음 지난 이번 주 달 해 년 월 일 3 5 12 31 2026 요일 금요일 월말 초 말 부터 까지 전 뒤 한 "
         "두세 이삼 반 ~ - . / , 에 은 여름 매주 마지막 둘째 next last Friday in 2 days ago March May 사흘 "
-        "주말 이맘때 올 작년 지난해"
+        "주말 이맘때 올 작년 지난해 설 추석 크리스마스 연휴 음력 윤 정월 보름 그믐 초하루 대보름 월화수 말고 동안 분기 "
+        "중순 오는 전날 this Christmas the end of"
     ).split()
 )
 _TEXTS = st.lists(_WORDS | st.just(" ") | st.text(max_size=2), max_size=14).map("".join)

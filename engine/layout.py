@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path, PurePosixPath
 
@@ -59,9 +60,17 @@ def target(spec: ModelSpec, file: str) -> str:
     return PurePosixPath(file).name if spec.source.package else file
 
 
+def own(path: str) -> Path:
+    """Return where a path that models.toml names leads; a relative one begins in the models folder."""
+    named = Path(path)
+    with contextlib.suppress(RuntimeError):  # the home of nobody: there is no such file
+        named = named.expanduser()
+    return models_dir() / named
+
+
 def _place(spec: ModelSpec) -> Path:
     if spec.source.path:
-        return models_dir() / Path(spec.source.path).expanduser()
+        return own(spec.source.path)
     if spec.kind == "embedding" or not spec.source.files:
         return home(spec)
     return home(spec) / target(spec, spec.source.files[0])

@@ -35,6 +35,7 @@ class ModelPlan:
     """What a model is and needs, before it comes: bytes to download, of disk in the end, and of RAM when loaded.
 
     A number is None where the catalogue does not know it; `files` is empty where only its repository can tell them.
+    `adapters` are the user's own files beside these, with their scale where it is not 1.
     """
 
     model: str
@@ -49,6 +50,7 @@ class ModelPlan:
     download: int | None
     disk: int | None
     ram: Footprint
+    adapters: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -83,6 +85,7 @@ class Library:
                 **spec.model_dump(include=shown),
                 "ram": self._ram(spec).total,
                 "installed": layout.installed(spec),
+                "adapters": list(spec.adapted),
             }
             for spec in self._config.models.values()
         ]
@@ -200,6 +203,7 @@ class Library:
             download=0 if there else known if files and known is not None else spec.size,
             disk=sum(file.size for file in pin.files.values()) if pin else spec.weights if spec.convert else spec.size,
             ram=self._ram(spec),
+            adapters=spec.adapted,
         )
 
 

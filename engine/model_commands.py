@@ -266,7 +266,8 @@ def _plan_lines(planned: dict[str, Any], language: Language, aliases: Mapping[st
     for model in planned["models"]:
         yield " · ".join([model["model"], model["source"], model["license"] or "?", *_marks(model, language)])
         known = (aliases or {}).get(model["model"])
-        yield from (f"    {text}" for text in (model["note"], known) if text)
+        adapted = f"LoRA: {', '.join(model['adapters'])}" if model["adapters"] else None
+        yield from (f"    {text}" for text in (model["note"], adapted, known) if text)
         for file in model["files"]:
             size = "" if file["size"] is None else f"  {bytes_text(file['size'])}"
             yield f"  {'✓' if file['installed'] else ' '} {file['name']}{size}"
@@ -299,7 +300,7 @@ def _row(one: dict[str, Any], language: Language) -> list[str]:
     licence = one["license"] or "?"
     return [
         "✓" if one["installed"] else " ",
-        one["name"],
+        " + ".join([one["name"], *one["adapters"]]),
         _said(one["kind"], language),
         bytes_text(one["size"]),
         bytes_text(one["ram"]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from engine import footprint, layout, plans
+from engine import adapters, footprint, layout, plans
 from engine.errors import ConfigError, EngineClosed, InvalidInput, ModelNotFound
 from engine.inputs import check_text
 from engine.loader import Heed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.models")
 Name = str | os.PathLike[str]
-Key = tuple[str, str | None]
+Key = tuple[str, str | None, *tuple[tuple[str, float], ...]]
 Kind = Literal["llm", "embedding"]
 _LIBRARY = "sentence_transformers"
 _AGAIN = 1.0  # seconds after which a callback hears the same percent again
@@ -67,8 +67,8 @@ def find_spec(config: Config, name: Name) -> ModelSpec:
 
 
 def key_of(spec: ModelSpec) -> Key:
-    """Return what a model is loaded as: files in two folders may have one name."""
-    return spec.name, spec.source.path
+    """Return what a model is loaded as: files in two folders may have one name, and one file several adapters."""
+    return spec.name, spec.source.path, *((adapter.path, adapter.scale) for adapter in spec.adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +289,8 @@ class Models:
 
         path = layout.locate(spec)
         probe.check(path, lambda: told.part(0.0))
+        for adapter in adapters.located(spec):
+            probe.check(path, lambda: told.part(0.0), adapter.path)
         cells = cast("int", how.cells)
         made = runner.load(str(path), spec, self._config.engine, told.part, cells=cells, n_gpu_layers=how.n_gpu_layers)
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import footprint, layout, measured, ready, tuning
+from engine import adapters, footprint, layout, measured, ready, tuning
 from engine.errors import ModelCorrupt, ModelNotFound
 from engine.footprint import Footprint
 from engine.residency import Option
@@ -71,6 +71,7 @@ def ways(spec: ModelSpec, table: EngineTable, *, libraries: bool = True) -> list
     `libraries`: whether those of embedding models are yet to come. Raises `ModelCorrupt` where what is here cannot be
     read, and `ModelNotFound` for a path of the user's own.
     """
+    adapters.located(spec)
     try:
         path = layout.locate(spec)
     except ModelNotFound:
@@ -134,7 +135,9 @@ def _offload(spec: ModelSpec, table: EngineTable, path: Path, cells: int) -> Off
         return None
     from engine import offload
 
-    return offload.plan(offload.shape_of(path, cells, table.n_batch, spec.flash_attention), there, wanted)
+    shape = offload.shape_of(path, cells, table.n_batch, spec.flash_attention)
+    beside = -(-adapters.size(spec) // shape.layers)  # an adapter's matrices lie where the layer's lie
+    return offload.plan(replace(shape, layer_bytes=shape.layer_bytes + beside), there, wanted)
 
 
 def _settings(spec: ModelSpec, table: EngineTable, path: Path, how: How) -> dict[str, object]:
@@ -145,6 +148,7 @@ def _settings(spec: ModelSpec, table: EngineTable, path: Path, how: How) -> dict
         "n_seq": footprint.sequences(spec, table),
         "n_batch": table.n_batch,
         "repack": _repacks(path),
+        "adapters": adapters.size(spec),
         "n_gpu_layers": how.n_gpu_layers,
     }
 

@@ -179,6 +179,7 @@ class Pool:
             held=self.budget.held,
             evicts=() if loaded else evicts,
             fallback=fallback.name if fallback else None,
+            adapters=spec.adapted,
         )
 
     def retune(self, name: str) -> None:
@@ -413,6 +414,7 @@ class Pool:
             kv_cells=runner.kv_cells if runner else 0,
             tokens_per_second=runner.tokens_per_second if runner else None,
             backend=loaded.backend,
+            adapters=loaded.spec.adapted,
         )
 
 

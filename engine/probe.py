@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
-from engine import digests
+from engine import adapters, digests
 from engine.errors import EngineError, ModelCorrupt
 from engine.gguf_header import NEXT_STEP, PART, read_header
 from engine.interpreter import interpreter
@@ -62,6 +62,7 @@ _WINDOWS = {  # Windows' statuses; https://learn.microsoft.com/openspecs/windows
     0xC0000409: "SIGABRT",
 }
 _ERROR = "error loading model: "
+_OTHER_ADAPTER = "Name an adapter that was made for {model}, or convert it again."
 _READY, _OK, _UNREADABLE = "ready", "ok", "unreadable"
 # Not `-m`: a checkout that is not installed stands on no path of another interpreter. At the end of its path, since
 # nothing there may stand before Python's own modules; -P keeps the current folder off it.
@@ -98,40 +99,61 @@ class _Ended:
         return "".join(letter if letter.isprintable() else " " for letter in plain)[:_SHOWN].strip(" .")
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a child is to try: the files of a model, or an adapter together with them."""
+
+    model: list[Path]
+    adapter: Path | None = None
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file of it."""
+        return [*self.model, self.adapter] if self.adapter else self.model
+
+    @property
+    def new(self) -> Path:
+        """The file that is on trial."""
+        return self.adapter or self.model[0]
+
+
 class _Unable(Exception):
     """The child could not be asked, which is not the file's fault."""
 
 
-def check(path: Path, tell: Tell) -> None:
+def check(path: Path, tell: Tell, adapter: Path | None = None) -> None:
     """Return if the GGUF file `path`, and the parts that go with it, may be loaded in this process.
 
-    Only their headers are read where no child can be run. `tell` is called while that is found out; what it raises
-    ends it, and is raised here. Raises `ModelCorrupt`, and `EngineError` where the trial could not be finished.
+    With an `adapter`, whether that may be applied to this model, which was checked before. Only headers are read where
+    no child can be run. `tell` is called while that is found out; what it raises ends it, and is raised here. Raises
+    `ModelCorrupt`, `EngineError` where the trial could not be finished, `ConfigError` for no adapter of this model.
     """
-    if _known_good(path, tell):
+    if _known_good(_Subject([path], adapter), tell):
         return
-    files = parts(path)
+    subject = _Subject(parts(path), adapter)
+    if adapter:
+        adapters.check(adapter, path)
     python = interpreter()
     if python is None:
         return
     try:
-        known = _known_as(files, tell)
+        known = _known_as(subject, tell)
         verdict = _NOTES.get(known) if known else None
         if not isinstance(verdict, str):
-            verdict = _ask(python, files, tell)
+            verdict = _ask(python, subject, tell)
             if known:
                 _NOTES.put(known, verdict)
     except _Unable as reason:
-        _log.warning("%s is loaded without having been tried in a process of its own: %s", path.name, reason)
+        _log.warning("%s is loaded without having been tried in a process of its own: %s", subject.new.name, reason)
         return
     if verdict != _OK:
-        raise _corrupt(path, verdict, NEXT_STEP)
+        raise _corrupt(subject.new, verdict, _OTHER_ADAPTER.format(model=path.name) if adapter else NEXT_STEP)
 
 
-def _known_good(path: Path, tell: Tell) -> bool:
-    """Return whether this file alone is a model that was tried, so that its header need not be read again."""
+def _known_good(subject: _Subject, tell: Tell) -> bool:
+    """Return whether a model of this file alone was tried, so that its header need not be read again."""
     with contextlib.suppress(ModelCorrupt, _Unable):
-        known = _known_as([path], tell)
+        known = _known_as(subject, tell)
         return known is not None and _NOTES.get(known) == _OK
     return False
 
@@ -176,24 +198,25 @@ def _library() -> str:
         return ""
 
 
-def _known_as(files: Sequence[Path], tell: Tell) -> str | None:
+def _known_as(subject: _Subject, tell: Tell) -> str | None:
     """Return what a verdict on these contents is remembered by, None where it cannot be."""
     library = _library()
     try:
-        contents = " ".join(digests.sha256_of(file, tell) for file in files)
+        contents = " ".join(digests.sha256_of(file, tell) for file in subject.all)
     except OSError as error:
-        raise _corrupt(files[0], f"it cannot be read: {error.strerror}") from None
+        raise _corrupt(subject.new, f"it cannot be read: {error.strerror}") from None
     return f"{hashlib.sha256(contents.encode()).hexdigest()} {_TRIAL} {library} {processor()}" if library else None
 
 
-def _ask(python: str, files: Sequence[Path], tell: Tell) -> str:
+def _ask(python: str, subject: _Subject, tell: Tell) -> str:
     """Return a verdict that may be remembered. Raises `_Unable`; `EngineError` for one that may not."""
     try:
-        first, size = files[0], sum(file.stat().st_size for file in files)
+        first, size = subject.new, sum(file.stat().st_size for file in subject.all)
     except OSError as error:
-        raise _Unable(f"{files[0].name}: {error.strerror}") from None
+        raise _Unable(f"{subject.new.name}: {error.strerror}") from None
     seconds, space = SECONDS + size / BYTES_PER_SECOND, _SPACE + _TIMES * size
-    command = [python, "-P", "-c", _BOOT, _root(), str(first.absolute()), _library(), f"{seconds}", f"{space}"]
+    opened = [str(file.absolute()) for file in (subject.model[0], subject.adapter) if file]
+    command = [python, "-P", "-c", _BOOT, _root(), _library(), f"{seconds}", f"{space}", *opened]
     _log.info("%s is new here, and is tried in a process of its own", first.name)
     ended = _run(command, seconds, tell)
     verdict = _verdict(first, ended, seconds)
@@ -317,7 +340,7 @@ def _tail(file: IO[bytes]) -> str:
 # ---- the child's side
 
 
-def main(path: str, library: str, seconds: str, space: str) -> None:
+def main(library: str, seconds: str, space: str, path: str, adapter: str | None = None) -> None:
     """Try one file in this process, and say what came of it; whoever runs this must be ready for its death."""
     from engine.llama import has_gpu
 
@@ -328,33 +351,44 @@ def main(path: str, library: str, seconds: str, space: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what C prints is no answer
     has_gpu()  # llama.cpp starts here
-    file = Path(path)
-    parts(file)  # what this process cannot read says nothing of the file
+    files = [Path(file) for file in (path, adapter) if file]
+    _read(files)  # what this process cannot read says nothing of the file
     _limit(float(seconds), int(space))
     print(_READY, file=answers, flush=True)
     try:
-        _try(file)
+        _try(*files)
     except EngineError:
-        parts(file)  # can it be read still?
+        _read(files)  # can it be read still?
         print(_UNREADABLE, file=answers, flush=True)
     else:
         print(_OK, file=answers, flush=True)
     os._exit(0)  # whatever the file did to this process, it is over
 
 
-def _try(path: Path) -> None:
+def _read(files: Sequence[Path]) -> None:
+    for file in files:
+        parts(file)
+
+
+def _try(path: Path, adapter: Path | None = None) -> None:
     """Do once what an engine does with a file."""
+    import numpy as np
+
     from engine.llama import Context, ContextParams, Model
     from engine.scheduler import Chunk, Job
 
     model = Model(path, repack=False)
+    if adapter:
+        model.adapt(adapter, 1.0)
     model.vocabulary.read()
     for text in _letters():  # of a byte that is no token, llama.cpp dies when a text first has it
         model.vocabulary.tokenize(text)
     context = Context(model, ContextParams(min(_CONTEXT, model.context_length), _BATCH, 1, 2, 2))
     token = max(0, min(model.vocabulary.bos, model.vocabulary.size - 1))
     context.decode([Chunk(Job([token], 1), 0, 0, [token], 1)])
-    context.logits(0)
+    if adapter and not np.isfinite(context.logits(0)).all():
+        _log.error("what the model answers with it are no numbers")
+        raise EngineError("not a number")
     model.close()
 
 

@@ -130,9 +130,9 @@ def status(arguments: argparse.Namespace) -> None:
     """Print what is held, and what the models of the profile would take."""
     with opened(arguments) as engine:
         found = engine.status().to_dict()
-        plans, problems = _plans(engine)
-    lines = [*status_lines(found, plans, arguments.language), *(f"  {role}\t{why}" for role, why in problems.items())]
-    show(arguments, {**found, "plans": plans, "problems": problems}, lines)
+        planned, problems = plans(engine)
+    lines = [*status_lines(found, planned, arguments.language), *(f"  {role}\t{why}" for role, why in problems.items())]
+    show(arguments, {**found, "plans": planned, "problems": problems}, lines)
 
 
 def doctor(arguments: argparse.Namespace) -> None:
@@ -142,11 +142,11 @@ def doctor(arguments: argparse.Namespace) -> None:
     show(arguments, found, list(doctor_lines(found, arguments.language)))
 
 
-def _plans(engine: Engine) -> tuple[list[Facts], dict[str, str]]:
+def plans(engine: Engine) -> tuple[list[Facts], dict[str, str]]:
     """Return the plan of every model of the profile, with its roles, and why others have none."""
     from engine.config import ROLES
 
-    plans: dict[str, Facts] = {}
+    found: dict[str, Facts] = {}
     problems: dict[str, str] = {}
     for role in ROLES:
         try:
@@ -156,8 +156,8 @@ def _plans(engine: Engine) -> tuple[list[Facts], dict[str, str]]:
         except EngineError as error:
             problems[role] = str(error)
             continue
-        plans.setdefault(plan["model"], {**plan, "roles": []})["roles"].append(role)
-    return list(plans.values()), problems
+        found.setdefault(plan["model"], {**plan, "roles": []})["roles"].append(role)
+    return list(found.values()), problems
 
 
 # ---- status
@@ -190,6 +190,8 @@ def _loaded(model: Facts, language: Language) -> str:
     ]
     if model["kind"] == "embedding":
         told.append(model["backend"])
+    if model["adapters"]:
+        told.append(f"LoRA {', '.join(model['adapters'])}")
     if model["kv_cells"]:
         told.append(_said("kv", language, **values))
     if model["tokens_per_second"] is not None:
@@ -212,6 +214,8 @@ def _plan(plan: Facts, language: Language) -> Iterator[str]:
     told = [_said(said, language, **sizes) for name, said in parts.items() if ram[name] != 0]
     if plan["n_gpu_layers"]:
         told.append(_said("gpu layers", language, n_gpu_layers=plan["n_gpu_layers"], vram=bytes_text(plan["vram"])))
+    if plan["adapters"]:
+        told.append(f"LoRA {', '.join(plan['adapters'])}")
     yield f"  {' · '.join(told)}"
     if not plan["installed"]:
         yield f"  {_said('not here', language, **plan)}{'' if plan['verdict'] == 'too large' else instead}"

@@ -19,7 +19,8 @@ class LoadPlan:
     `ram` is part by part, `measured` whether its total was measured here at an earlier load. Of `budget`, which is
     never more than the machine has, `held` is taken. `evicts` names the idle models that would go; with the verdict
     "waits" running requests must end first; "unknown" is what nobody can say before its files are here. `fallback` is
-    who answers where the model is too large or cannot load.
+    who answers where the model is too large or cannot load. `adapters` are file names, with their scale where it is
+    not 1; `ram` has them, too.
     """
 
     model: str
@@ -35,6 +36,7 @@ class LoadPlan:
     held: int
     evicts: tuple[str, ...]
     fallback: str | None
+    adapters: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -47,7 +49,7 @@ class LoadedModel:
 
     `requests` run or wait; `idle` is seconds since the last one. `kv_used` of `kv_cells` tokens are in the KV cache,
     finished requests' included. `tokens_per_second` is of all answers so far, None before the first. `backend` is what
-    runs it: "llama.cpp", "openvino" or "torch".
+    runs it: "llama.cpp", "openvino" or "torch". `adapters` are file names, with their scale where it is not 1.
     """
 
     name: str
@@ -64,6 +66,7 @@ class LoadedModel:
     kv_cells: int
     tokens_per_second: float | None
     backend: str
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

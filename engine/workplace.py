@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.config import ModelSpec, safe_name
+from engine.config import ModelSpec
 from engine.errors import DownloadError
 from engine.fetch import POLL, Remote
 from engine.layout import models_dir
 from engine.metrics import Progress, ProgressCallback, report
+from engine.names import safe_name
 from engine.quantities import bytes_text
 
 _SPARE = 64 << 20  # bytes of disk that a fetch leaves free

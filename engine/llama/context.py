@@ -56,9 +56,20 @@ class Context:
                 "lower n_ctx of this model in models.toml, or free memory."
             )
         model.contexts.append(self)
+        self._adapt()
         self.n_ctx = int(lib().llama_n_ctx(self._ctx))
         self._batch = Batch(params.n_batch, lib().llama_batch())
         self.n_vocab = model.vocabulary.size
+
+    def _adapt(self) -> None:
+        """Let the model's adapters work in this context."""
+        if not (count := len(self.model.adapters)):
+            return
+        handles, scales = zip(*self.model.adapters, strict=True)
+        pointers = (lib().llama_adapter_lora_p_ctypes * count)(*handles)
+        if lib().llama_set_adapters_lora(self._ctx, pointers, count, (ctypes.c_float * count)(*scales)):
+            self.close()
+            raise EngineError(f"llama.cpp could not apply the adapters of {self.model.path.name}")
 
     def _native(self, params: ContextParams) -> Any:
         native = lib().llama_context_default_params()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import EngineClosed, ModelCorrupt
+from engine.errors import EngineClosed, EngineError, ModelCorrupt
 from engine.llama.library import errors, has_gpu, lib, no_memory
 from engine.llama.vocabulary import Vocabulary
 
@@ -68,6 +68,7 @@ class Model:
         _check_gguf(path)
         self.path = path
         self.contexts: list[Closable] = []
+        self.adapters: list[tuple[Any, float]] = []
         with errors() as said:
             self._handle: Any = lib().llama_model_load_from_file(os.fsencode(path), params)
         if listener.error:
@@ -81,6 +82,24 @@ class Model:
         except BaseException:
             self.close()
             raise
+
+    def adapt(self, path: Path, scale: float) -> None:
+        """Apply the LoRA adapter in a GGUF file, `scale` times, in every context that is made from now on.
+
+        Raises `ModelCorrupt` if llama.cpp refuses it, `MemoryError` if it found no memory.
+        """
+        if self.contexts:
+            raise EngineError("a context is not large enough for an adapter that comes after it")
+        _check_gguf(path)
+        with errors() as said:
+            adapter = lib().llama_adapter_lora_init(self.handle, os.fsencode(path))
+        if not adapter:
+            raise no_memory(f"the adapter {path.name}", said) or ModelCorrupt(
+                f"llama.cpp cannot apply {path.name} to {self.path.name}: it is damaged, or was made for another "
+                "model. Convert it again from an adapter of this model.",
+                path=str(path),
+            )
+        self.adapters.append((adapter, scale))
 
     @property
     def context_length(self) -> int:
@@ -130,9 +149,11 @@ class Model:
         return min(wanted, self.layers + 1) if wanted > 0 else self.layers + 1
 
     def close(self) -> None:
-        """Free the weights, and before them every context of this model."""
+        """Free the weights, before them the adapters, and before these every context of this model."""
         while self.contexts:
             self.contexts[-1].close()
+        while self.adapters:
+            lib().llama_adapter_lora_free(self.adapters.pop()[0])
         if self._handle:
             handle, self._handle = self._handle, None
             lib().llama_model_free(handle)

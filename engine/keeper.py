@@ -1,4 +1,4 @@
-"""The background thread of a memory store: it does its chores until nothing is left to do, and then ends.
+"""A background thread, of a memory store or of sessions: it does its chores until nothing is left to do, and then ends.
 
 Contract: one thread at a time. A chore does a bit and returns whether there is more; who has just changed something
 calls `nudge`. A chore that fails is left until the next nudge: it must not cost the host anything but a line of log.
@@ -21,8 +21,8 @@ Chore = Callable[[], bool]
 class Keeper:
     """Runs `chores`, in their order, whenever there is something to do; the first one with more to do goes first."""
 
-    def __init__(self, chores: Sequence[Chore]) -> None:
-        self._chores = tuple(chores)
+    def __init__(self, chores: Sequence[Chore], name: str = "gieok-memory") -> None:
+        self._chores, self._name = tuple(chores), name
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._nudged = False
@@ -43,11 +43,11 @@ class Keeper:
             self._nudged = True
             self._put_off = False
             if self._thread is None and not self._closed:
-                thread = threading.Thread(target=self._run, name="gieok-memory", daemon=True)
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads: what was asked for is done all the same, and this the next time
-                    _log.warning("the chores of the memory store have to wait: no thread could be started")
+                    _log.warning("the chores of %s have to wait: no thread could be started", self._name)
                 else:
                     self._thread = thread
 
@@ -79,9 +79,11 @@ class Keeper:
     def _run(self) -> None:
         try:
             while self._goes_on():
-                left = list(self._chores)
-                while left and not self._closed:  # a bit of each in turn: none waits for hours behind another
-                    left = [chore for chore in left if self._does_more(chore)]
+                left, more = list(self._chores), True
+                while more and not self._closed:  # a bit of each in turn: none waits for hours behind another
+                    done = [(chore, self._does(chore)) for chore in left]
+                    left = [chore for chore, more in done if more is not None]
+                    more = any(more for _, more in done)  # what one has done may be what another waited for
         except BaseException:  # such as a SystemExit in a callback: nobody may wait for a thread that is gone
             with self._changed:
                 self._put_off, self._thread = True, None
@@ -97,15 +99,16 @@ class Keeper:
             self._changed.notify_all()
             return False
 
-    def _does_more(self, chore: Chore) -> bool:
+    def _does(self, chore: Chore) -> bool | None:
+        """Let a chore do a bit; return whether there is more, or None where it failed."""
         try:
             return not self._closed and chore()
         except EngineClosed:
             self._put_off = True
         except EngineError as error:
             self._put_off = True
-            _log.warning("a chore of the memory store was put off: %s", error.code)
+            _log.warning("a chore of %s was put off: %s", self._name, error.code)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other chores are done
             self._put_off = True
-            _log.error("a chore of the memory store failed: %s", type(error).__name__)
-        return False
+            _log.error("a chore of %s failed: %s", self._name, type(error).__name__)
+        return None

@@ -122,14 +122,14 @@ class Store:
         """Record in the deleting transaction that traces are left, for `wipe` or the next opening."""
         db.execute("INSERT OR IGNORE INTO chores VALUES ('wipe')")
 
-    def wipe(self, patience: float = _READERS_GO) -> None:
+    def wipe(self, patience: float | None = None) -> None:
         """Remove the traces of deleted rows from the words' index, from the log, and from the pages in memory.
 
         In the file itself there are none: `secure_delete` clears deleted cells, `engine.blanking` what that misses. Who
         reads is waited for, `patience` seconds at the most; then `StoreError` is raised, and the wipe stays owed.
         """
         with self._alone() as db:
-            self._wipe(db, patience)
+            self._wipe(db, _READERS_GO if patience is None else patience)
 
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check finds, nothing for a sound file."""
@@ -385,6 +385,8 @@ def _merge_words(db: Connection) -> None:
 def _forget_in(db: Connection, sql: str, values: Sequence[str | bytes]) -> None:
     if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'memories'"):
         return  # a database, and none of ours
+    if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = ?", (sql.split()[2],)):
+        return  # of before that table
     for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_mode = DELETE"):
         rows(db, f"PRAGMA {pragma}")
     with db:

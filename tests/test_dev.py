@@ -397,7 +397,7 @@ PULL = ["-m", "engine", "models", "pull", "starter"]
     ("command", "last"),
     [
         ("demo", ["-m", "engine", "demo", "-k", "x"]),
-        ("test", ["-X", "warn_default_encoding", "-m", "pytest", "-k", "x"]),
+        ("test", ["-X", "warn_default_encoding", "-m", "pytest", "-n", "2", "--dist", "loadfile", "-k", "x"]),
         ("bench", ["scripts/benchmark.py", "-k", "x"]),
     ],
 )

@@ -100,6 +100,25 @@ def test_a_chore_that_fails_keeps_none_of_the_others(
     assert chores.done[2:] == ["one"]
 
 
+def test_a_chore_has_its_turn_again_after_another_did_what_it_waited_for() -> None:
+    ready, done = threading.Event(), []
+
+    def makes() -> bool:
+        more = not ready.is_set()
+        ready.set()
+        return more
+
+    def waits() -> bool:
+        done.append(ready.is_set())
+        return False
+
+    keeper = Keeper([waits, makes])
+    keeper.nudge()
+    assert keeper.wait(None)
+    keeper.close()
+    assert done[-1] and not done[0]
+
+
 def test_closing_ends_the_work_after_the_bit_in_hand(chores: Chores) -> None:
     chores.left["one"] = 10**9
     chores.keeper.nudge()

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from engine import classification, tasks
+from engine import classification, instructions, tasks
+from engine.errors import ContextOverflow
+from engine.instructions import Language, language_of
 from engine.worker import cancels, wait
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.inputs import Turn
     from engine.pool import Pool
     from engine.runner import Runner
     from engine.scoring import Scoring
     from engine.vectors import Vectors
 
 Labels = dict[str, str]
-_Items = tuple[tuple[str, str], ...]
+_Key = tuple[str, tuple[tuple[str, str], ...], str]  # a model, its labels, and the words they are asked with
+_SHARE = 4  # examples are shown where an instruction with them takes at most one part in so many of the context
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """In which language a text is asked about, and after how many examples of each label."""
+
+    language: Language
+    shots: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """What is being weighed, and what it takes to stop it."""
+    """What is being weighed, and what it takes to stop it: each text, then for each of `priors` its everyday texts."""
 
     runner: Runner
-    key: tuple[str, _Items]  # of the prior that belongs to it
+    key: _Key
     scorings: list[Scoring]
+    ways: list[_Way]  # of the texts
+    priors: list[_Way]
 
     def cancel(self) -> None:
         for scoring in self.scorings:
@@ -42,27 +56,38 @@ class Classifier:
 
     def __init__(self, pool: Pool, vectors: Vectors) -> None:
         self._pool, self._vectors = pool, vectors
-        self._meanings: dict[object, NDArray[np.float32]] = {}
-        self._priors: dict[object, dict[str, float]] = {}  # of a model and a set of labels
+        self._cohorts: dict[str, NDArray[np.float32]] = {}  # by the name of the model
+        self._meanings: dict[_Key, classification.Meanings] = {}
+        self._priors: dict[tuple[_Key, _Way], list[float]] = {}
 
     def classify(
         self, texts: list[str], labels: Labels, abstain: float | None, model: str = "classification"
     ) -> list[tasks.Classification]:
-        """Return one classification a text; `labels` are name → description, `model` is a role or a name."""
+        """Return one classification a text; `labels` are name → description, `model` is a role or a name.
+
+        Raises as the model does, and `EngineError` where what it answers is no number.
+        """
+        if not texts:
+            return []
         by_meaning = self._pool.models.spec(model).kind == "embedding"
         return (self._by_meaning if by_meaning else self._by_logits)(texts, labels, abstain, model)
 
     def _by_meaning(
         self, texts: list[str], labels: Labels, abstain: float | None, model: str
     ) -> list[tasks.Classification]:
-        key = self._pool.models.name(model), tuple(labels.items())
+        key = _key(self._pool.models.name(model), labels)
         if key not in self._meanings:
-            examples = classification.label_examples(labels)
-            vectors = self._embed([text for texts in examples.values() for text in texts], model)
-            self._meanings[key] = classification.label_vectors(vectors, [len(texts) for texts in examples.values()])
-        scores = self._embed(texts, model) @ self._meanings[key].T
-        named = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
-        return [classification.from_similarities(row, abstain) for row in named]
+            parts = [part for texts in classification.label_texts(labels).values() for part in texts]
+            self._meanings[key] = classification.meanings(labels, self._embed(parts, model), self._cohort(model))
+        return classification.by_meaning(self._embed(texts, model), self._meanings[key], abstain)
+
+    def _cohort(self, model: str) -> NDArray[np.float32]:
+        from engine.cohort import SENTENCES
+
+        name = self._pool.models.name(model)
+        if name not in self._cohorts:
+            self._cohorts[name] = self._embed(list(SENTENCES), model)
+        return self._cohorts[name]
 
     def _embed(self, texts: list[str], model: str) -> NDArray[np.float32]:
         return self._vectors.embed(texts, "query", model)
@@ -70,27 +95,44 @@ class Classifier:
     def _by_logits(
         self, texts: list[str], labels: Labels, abstain: float | None, model: str
     ) -> list[tasks.Classification]:
-        asked = [classification.classification_turns(text, labels) for text in texts]
-        nothing = classification.classification_turns(classification.NO_CONTENT, labels)
-        begun = self._pool.start(model, partial(self._begin, asked, nothing, tuple(labels.items())))
+        begun = self._pool.start(model, partial(self._begin, texts, labels))
         with cancels(begun.cancel):
-            scores = [wait(scoring.result) for scoring in begun.scorings]
-        found = [dict(zip(labels, row, strict=True)) for row in scores]
-        if len(found) > len(texts):
-            self._priors[begun.key] = found.pop()
-        return [classification.from_log_probabilities(row, self._priors[begun.key], abstain) for row in found]
+            rows = [wait(scoring.result) for scoring in begun.scorings]
+        rest = iter(rows[len(texts) :])
+        for way in begun.priors:
+            everyday = list(islice(rest, len(instructions.EVERYDAY[way.language])))
+            self._priors[begun.key, way] = classification.prior(everyday)
+        return [
+            classification.by_logits(dict(zip(labels, row, strict=True)), self._priors[begun.key, way], abstain)
+            for way, row in zip(begun.ways, rows, strict=False)
+        ]
 
-    def _begin(
-        self,
-        asked: list[tuple[Turn, ...]],
-        nothing: tuple[Turn, ...],
-        labels: tuple[tuple[str, str], ...],
-        runner: Runner,
-    ) -> _Begun:
+    def _begin(self, texts: Sequence[str], labels: Labels, runner: Runner) -> _Begun:
         """On the compute thread, with the model that it is: encode all before any is queued, queue."""
-        key = runner.spec.name, labels
-        wanted = asked if key in self._priors else [*asked, nothing]
-        prompts = [(runner.encode(turns), turns) for turns in wanted]
-        names = [name for name, _ in labels]
-        scored = [runner.score(tokens, names, pin=runner.instruction(turns, tokens)) for tokens, turns in prompts]
-        return _Begun(runner, key, scored)
+        key = _key(runner.spec.name, labels)
+        by_language = {language: _way(language, labels, runner) for language in map(language_of, texts)}
+        ways = [by_language[language_of(text)] for text in texts]
+        priors = [way for way in by_language.values() if (key, way) not in self._priors]
+        asked = [
+            classification.classification_turns(text, labels, way.language, way.shots)
+            for text, way in zip(texts, ways, strict=True)
+        ]
+        asked += [turns for way in priors for turns in classification.prior_turns(labels, way.language, way.shots)]
+        prompts = [(runner.encode(turns), turns) for turns in asked]
+        pins = [runner.instruction(turns, tokens) for tokens, turns in prompts]
+        scored = [runner.score(tokens, list(labels), pin=pin) for (tokens, _), pin in zip(prompts, pins, strict=True)]
+        return _Begun(runner, key, scored, ways, priors)
+
+
+def _way(language: Language, labels: Labels, runner: Runner) -> _Way:
+    """Return how to ask: without examples where these would take much of a small context."""
+    shown = classification.prior_turns(labels, language)[0]
+    try:
+        fits = len(runner.encode(shown)) <= runner.kv_cells // _SHARE
+    except ContextOverflow:
+        fits = False
+    return _Way(language, classification.SHOTS if fits else 0)
+
+
+def _key(model: str, labels: Labels) -> _Key:
+    return model, tuple(labels.items()), instructions.version()

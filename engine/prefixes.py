@@ -1,7 +1,8 @@
 """Pinned prefixes on disk: what a model computed of its instructions, for the next process.
 
-Contract: a file is only ever read whole. It names the model's sha256, the context's parameters, llama.cpp's version
-and the checksum of its state; what does not match is deleted, and computed again by who needs it.
+Contract: a file is only ever read whole. It names the model's sha256, the version of the instructions, the context's
+parameters, llama.cpp's version and the checksum of its state; what does not match is deleted, and computed again by who
+needs it.
 """
 
 from __future__ import annotations

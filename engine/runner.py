@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from engine import digests
+from engine import adapters, digests, instructions
 from engine.cache import Clear, Cut, Fork, Operation, common_prefix
 from engine.errors import ConfigError, EngineError
 from engine.generation import Generation, Request, draw_seed
@@ -94,6 +94,10 @@ class Runner:
         """Return the prompt of a conversation. Raises `ContextOverflow`, `InvalidInput`."""
         return self._template.encode(turns, limit=self.scheduler.limits.cells)
 
+    def length(self, turns: Sequence[Turn]) -> int:
+        """Return how many tokens a conversation is, also where it does not fit. Raises `InvalidInput`."""
+        return len(self._template.encode(turns))
+
     def instruction(self, turns: Sequence[Turn], prompt: Sequence[int]) -> int:
         """Return how many leading tokens of `prompt`, made of `turns`, do not depend on what the last turn says."""
         head = tuple(turns[:-1])
@@ -112,10 +116,12 @@ class Runner:
         """
         try:
             sha256 = digests.sha256_of(path, lambda: tell(1.0))
+            adapted = adapters.identity(self.spec, lambda: tell(1.0))
         except OSError as error:
             _log.warning("prefixes are not kept for the next start: %s", error.strerror)
             return
-        self._prefixes = Prefixes(folder, {"model": sha256, **self._context.identity})
+        identity = {"model": sha256, "adapters": adapted, "instructions": instructions.version()}
+        self._prefixes = Prefixes(folder, {**identity, **self._context.identity})
         for prefix in self._prefixes.read():
             sequence = self.scheduler.cache.adopt(prefix.tokens)
             if sequence is not None and not self._context.restore(sequence, prefix.state):
@@ -355,6 +361,8 @@ def _open(wanted: _Wanted, n_gpu_layers: int, tell: Callable[[float], object]) -
 
     model, tuning = settle(wanted.file, weights, bool(n_gpu_layers), tell)
     try:
+        for adapter in adapters.located(wanted.spec):  # before the context, whose graph has to hold them
+            model.adapt(adapter.path, adapter.scale)
         params = _sizes(wanted, model, tuning)
         making: Future[Context] = Future()
         thread = threading.Thread(target=_make, args=(making, model, params), name="gieok-context", daemon=True)

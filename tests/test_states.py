@@ -16,7 +16,7 @@ import pytest
 import tiny_models
 from numpy.typing import NDArray
 
-from engine import config
+from engine import config, instructions
 from engine.generation import Generation
 from engine.llama import Context, ContextParams, Model
 from engine.runner import Runner
@@ -207,3 +207,25 @@ def test_a_state_of_another_context_goes_on(bench: Bench, tmp_path: Path) -> Non
     assert found.job.cached == len(head)
     assert_same(found, bench.alone([*head, 61, 62]))
     second._context.close()
+
+
+def test_a_state_of_other_instructions_is_not_used(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bench.model.window:
+        pytest.skip("a window is not kept on disk")
+    head = prompts(1, seed=9)[0][:20] + [99] * 20
+
+    def cached() -> int:
+        runner = bench.fresh()
+        runner.restore_from(bench.model.path, tmp_path, lambda part: None)
+        found = ask(runner, [*head, 41, 42], pin=len(head))
+        run(runner)
+        runner._context.close()
+        return found.job.cached
+
+    assert cached() == 0 and cached() == len(head)
+    monkeypatch.setattr(instructions, "version", lambda: "other words")
+    assert cached() == 0 and cached() == len(head)
+    monkeypatch.undo()
+    assert cached() == 0, "what the other words replaced is gone"

@@ -36,6 +36,7 @@ class Question:
     grammar: Grammar | None = None
     schema: Any = None
     priority: int = 0
+    pinned: bool = False  # the turns before the last instruct, and are kept for the next time
     han: bool | None = None  # whether Han and kana may be written, by the conversation: what is asked goes before it
 
 
@@ -43,8 +44,15 @@ class Running:
     """A generation and what it takes to stop it."""
 
     def __init__(self, generation: Generation, runner: Runner, check: Callable[[], None]) -> None:
-        self.out, self.check, self.spec = generation.out, check, runner.spec
+        self.out, self.spec, self._check = generation.out, runner.spec, check
+        self.look: Callable[[], object] | None = None
         self._generation, self._runner = generation, weakref.ref(runner)  # who keeps a stream keeps no model
+
+    def check(self) -> None:
+        """Raise `EngineClosed` if nobody writes it any more, and what a look raises."""
+        self._check()
+        if self.look:
+            self.look()
 
     def cancel(self) -> None:
         """Stop it, from any thread."""
@@ -73,17 +81,18 @@ class Answers:
         self._params(question, self._pool.models.spec(model))
         return question
 
-    def stream(self, question: Question) -> Stream:
-        """Return a stream that has not been opened."""
+    def stream(self, question: Question, look: Callable[[], object] | None = None) -> Stream:
+        """Return a stream that has not been opened; who waits for it calls `look` every second."""
         began: list[Running] = []  # at most one: who answers is known when it begins
 
         def start() -> Running:
-            began.append(self._start(question))
+            began.append(self.begin(question))
+            began[0].look = look
             return began[0]
 
         def conclude(finished: Finished) -> Reply:
             spec = began[0].spec if began else self._pool.models.spec(question.model)
-            return _reply(question, spec.name, finished)
+            return reply_of(question, spec.name, finished)
 
         return Stream(start, conclude, self._in_thread)
 
@@ -91,18 +100,38 @@ class Answers:
         self, role: str, turns: tuple[Turn, ...], sampling: Mapping[str, Any], grammar: Grammar | None = None
     ) -> Reply:
         """Return the whole answer to a task, which gives way to chat."""
+        return self.ask(role, turns, sampling, grammar).reply
+
+    def ask(
+        self,
+        role: str,
+        turns: tuple[Turn, ...],
+        sampling: Mapping[str, Any],
+        grammar: Grammar | None = None,
+        look: Callable[[], object] | None = None,
+    ) -> Stream:
+        """Start the answer to a task; who waits for it calls `look` every second, and raises what that raises."""
         # a grammar of quotes adds nothing that was not said
         han = None if grammar else not wanted(turns)
-        question = Question(turns, role, sampling, grammar, priority=_BACKGROUND, han=han)
+        question = Question(turns, role, sampling, grammar, priority=_BACKGROUND, pinned=True, han=han)
         self._params(question, self._pool.models.spec(role))
-        return self.stream(question).open().reply
+        return self.stream(question, look).open()
+
+    def warm(self, turns: tuple[Turn, ...], role: str) -> None:
+        """Compute the context of what will be asked next, behind everything else."""
+        self.stream(Question(turns, role, {"max_tokens": 1}, priority=_BACKGROUND)).open().reply  # noqa: B018
+
+    def max_tokens(self, model: str, sampling: Mapping[str, Any]) -> int:
+        """Return how long an answer may be, in tokens. Raises `InvalidInput`, `TypeError`."""
+        return self._params(Question((), model, sampling), self._pool.models.spec(model)).max_tokens
 
     def _params(self, question: Question, spec: ModelSpec) -> SamplingParams:
         """Lay what is asked over the model's own sampling and the defaults. Raises `InvalidInput`, `TypeError`."""
         params = resolve({**self._defaults.model_dump(), **spec.sampling}, question.asked)
         return params if params.han is not None else replace(params, han=question.han)
 
-    def _start(self, question: Question) -> Running:
+    def begin(self, question: Question) -> Running:
+        """Let the model begin to answer. Raises as `Pool.leased` does, `ContextOverflow`, `InvalidInput`."""
         return self._pool.start(question.model, partial(self._generate, question, time.perf_counter()))
 
     def _generate(self, question: Question, began: float, runner: Runner) -> Running:
@@ -120,13 +149,14 @@ class Answers:
             closes=question.schema is not None,  # a task reads what it was told, not how it might have ended
             began=began,
         )
-        if question.priority == _BACKGROUND:  # tasks tell every text the same
+        if question.pinned:
             generation.job.pin = runner.instruction(question.turns, prompt)
         runner.generate(generation, params)
         return Running(generation, runner, self._pool.worker.check)
 
 
-def _reply(question: Question, model: str, finished: Finished) -> Reply:
+def reply_of(question: Question, model: str, finished: Finished) -> Reply:
+    """Return what a finished generation of `model` means. Raises `SchemaError`."""
     from engine import tasks
 
     parsed = None

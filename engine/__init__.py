@@ -23,9 +23,11 @@ from engine.inputs import CATEGORIES
 from engine.metrics import Progress, Usage
 from engine.records import Hit, Memory
 from engine.sampling import Sampling
+from engine.session import Session
 from engine.status import LoadPlan, Status
 from engine.stream import Stream
 from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, Summary, Understanding
+from engine.transcript import Said
 from engine.transfer import Imported
 from engine.vectors import Embeddings
 
@@ -53,8 +55,10 @@ __all__ = [
     "OutOfBudget",
     "Progress",
     "Reply",
+    "Said",
     "Sampling",
     "SchemaError",
+    "Session",
     "Status",
     "StoreError",
     "StoreLocked",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
@@ -16,12 +17,15 @@ from engine.inputs import CATEGORIES, Moment, TextKind, check_dialogue, check_te
 from engine.lending import Lender
 from engine.metrics import ProgressCallback
 from engine.sampling import Sampling
+from engine.session import MemoryUse, Session
+from engine.sessions import Sessions
 from engine.stream import Stream
 from engine.twins import Threads, twin
 from engine.vectors import Embeddings, Vectors
 from engine.views import HEADS, Head
 
 if TYPE_CHECKING:
+    from engine.bulk import Extractions
     from engine.library import Library
     from engine.records import Edit, Hit, Memory
     from engine.status import LoadPlan, Status
@@ -74,8 +78,9 @@ class Engine:
         self._classifier = Classifier(self._pool, self._vectors)
         self._errands = Errands(self._config.routing, self._pool, self._answers, self._classifier)
         self._lender = Lender(self._pool, self._vectors, self._errands, self._home)
+        self._sessions = Sessions(self._pool, self._answers, self._errands, self._lender, self.threads)
         # also at interpreter exit, and when an engine is dropped without close
-        self._release = weakref.finalize(self, _release, self._worker, self.threads, self._lender)
+        self._release = weakref.finalize(self, _release, self._worker, self.threads, self._sessions, self._lender)
 
     # ---- chat
 
@@ -125,6 +130,18 @@ class Engine:
         turns = tasks.with_context(check_dialogue(messages, limit=None), context)
         return self._answers.stream(self._answers.question(turns, model or "chat", sampling, schema))
 
+    def session(
+        self, name: str = "default", *, user: str = "default", system: str | None = None, memory: MemoryUse = "auto"
+    ) -> Session:
+        """Return the conversation called `name`, which goes on where it was left; it is kept in `home`.
+
+        With `memory` "auto" it is told the memories that matter and searched for new ones, in the background; with
+        "read" only told, with "off" neither. `system` stands in for the usual instruction. Raises `InvalidInput`,
+        `EngineClosed`.
+        """
+        self._worker.check()
+        return Session(self._sessions, self._sessions.transcript(user, name), system, memory)
+
     def tokens(self, messages: Messages, *, model: str = "chat") -> list[int]:
         """Return the token ids that `model` would read for `messages`. Raises as `chat` does."""
         self._worker.check()
@@ -146,6 +163,27 @@ class Engine:
         if store:
             self._lender.keep(found, check_dialogue(dialogue), user)
         return found
+
+    def extract_memories(
+        self, dialogues: Iterable[Messages], *, at: Moment | None = None, store: bool = False, user: str = "default"
+    ) -> Extractions:
+        """Return an iterator of what `extract_memory` returns for each dialogue, or of the error it meets, in order.
+
+        Several are under way at once; `dialogues` are read as they are needed. A wrong type is an `InvalidInput` among
+        the results; `EngineClosed` and `Cancelled` are raised. With `store`, memories are there when a result comes.
+        """
+        from engine.bulk import Extractions
+
+        self._worker.check()
+        steps = self._errands.extractions(at, partial(self._lender.keep, user=user) if store else None)
+        slots = self._models.spec("extraction").parallel or self._config.engine.parallel
+        return Extractions(dialogues, steps, slots, self.threads)
+
+    def aextract_memories(
+        self, dialogues: Iterable[Messages], *, at: Moment | None = None, store: bool = False, user: str = "default"
+    ) -> Extractions:
+        """Return what `extract_memories` does, for `async for`."""
+        return self.extract_memories(dialogues, at=at, store=store, user=user)
 
     @overload
     def classify(  # type: ignore[overload-overlap]  # a str is an iterable of str, but means one text
@@ -174,10 +212,10 @@ class Engine:
         return found[0] if single else found
 
     def summarize(self, dialogue: Messages, *, max_words: int | None = None) -> Summary:
-        """Summarise a text or a dialogue in its language.
+        """Summarise a text or a dialogue of any length in its language.
 
-        `max_words` bounds the words of the result. Raises `ContextOverflow` where the dialogue does not fit the
-        model's context, `InvalidInput`, `ModelNotFound`, `EngineClosed`.
+        `max_words` bounds the words of the result. `usage` adds up all calls that it took. Raises `InvalidInput`,
+        `ModelNotFound`, `EngineClosed`, `Cancelled`, and `ContextOverflow` where a context holds hardly a sentence.
         """
         self._worker.check()
         return self._errands.summarize(dialogue, max_words)
@@ -350,12 +388,12 @@ class Engine:
         return self._lender.store().backup(None if path is None else Path(path))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until background work on memories is done, at most `timeout` seconds; return whether it is.
+        """Wait until background work on sessions and memories is done, at most `timeout` seconds; return whether it is.
 
         Raises `EngineClosed`.
         """
         self._worker.check()
-        return self._lender.wait(timeout)
+        return self._sessions.wait(timeout)
 
     # ---- models
 
@@ -457,10 +495,11 @@ class Engine:
     ahistory, aupdate, aforget, aforget_all = twin(history), twin(update), twin(forget), twin(forget_all)
     aexport, aimport_, abackup, await_, apull = twin(export), twin(import_), twin(backup), twin(wait), twin(pull)
     acatalogue, aload, aplan, aunload, astatus = twin(catalogue), twin(load), twin(plan), twin(unload), twin(status)
-    adoctor = twin(doctor)
+    adoctor, asession = twin(doctor), twin(session)
 
 
-def _release(worker: Worker, threads: Threads, lender: Lender) -> None:
+def _release(worker: Worker, threads: Threads, sessions: Sessions, lender: Lender) -> None:
     worker.close()
     threads.close()
+    sessions.close()
     lender.close()

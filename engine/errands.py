@@ -13,11 +13,14 @@ from engine.inputs import CATEGORIES, Moment, check_dialogue, check_moment
 
 if TYPE_CHECKING:
     from engine.answers import Answers
+    from engine.bulk import Keep, Steps
     from engine.classifier import Classifier
     from engine.config import RoutingTable
+    from engine.extractor import Extractor
+    from engine.inputs import Turn
     from engine.korean.morphemes import Analyser
     from engine.pool import Pool
-    from engine.sampling import Sampling
+    from engine.summarizer import Summarizer
     from engine.tasks import Classification, ExtractedMemory, Reply, Summary, Understanding
 
 Messages = str | Sequence[Mapping[str, object]]
@@ -32,30 +35,40 @@ class Errands:
         self._analysing = threading.Lock()
         self._morphemes: Analyser | None = None
 
+    @property
+    def extractor(self) -> Extractor:
+        """What extracts memories."""
+        from engine.extractor import Extractor
+
+        return Extractor(self._answers, self._pool, self._classifier)
+
     def extract(self, dialogue: Messages, at: Moment | None, model: str = "extraction") -> ExtractedMemory:
         """Return what the user of a dialogue said that is worth remembering. Raises `InvalidInput`, as chat does."""
-        from engine import extraction
-        from engine.constrain import Grammar
-        from engine.tasks import ExtractedMemory
+        moment = check_moment(at, "at") or datetime.now().astimezone()
+        return self.extractor.extract(check_dialogue(dialogue), moment, model)
 
-        turns, moment = check_dialogue(dialogue), check_moment(at, "at") or datetime.now().astimezone()
-        grammar = extraction.extraction_grammar(turns)
-        if grammar is None:
-            return ExtractedMemory()
-        asked: Sampling = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": extraction.extraction_budget(turns)}
-        reply = self._answers.task(model, extraction.extraction_turns(turns), asked, Grammar.lark(grammar))
-        return extraction.parse_extraction(reply.text, turns, moment)
+    @property
+    def summarizer(self) -> Summarizer:
+        """What summarises dialogues."""
+        from engine.summarizer import Summarizer
+
+        return Summarizer(self._pool, self._answers)
+
+    def extractions(self, at: Moment | None, keep: Keep | None) -> Steps:
+        """Return what is done with each of many dialogues. Raises `InvalidInput`."""
+        from engine.bulk import Steps
+
+        moment = check_moment(at, "at") or datetime.now().astimezone()
+
+        def extract(turns: Sequence[Turn]) -> ExtractedMemory:
+            self._pool.worker.heed()  # many dialogues need no model, which would look
+            return self.extractor.extract(turns, moment)
+
+        return Steps(extract, keep)
 
     def summarize(self, dialogue: Messages, max_words: int | None, model: str = "summary") -> Summary:
-        """Return a summary of at most `max_words` words. Raises `InvalidInput`, as chat does."""
-        from engine.summary import cut_words, summary_turns
-        from engine.tasks import Summary
-
-        if max_words is not None and max_words < 1:
-            raise InvalidInput(f"max_words must be at least 1, not {max_words}")
-        turns = summary_turns(check_dialogue(dialogue, limit=None), max_words)
-        reply = self._answers.task(model, turns, {"temperature": 0.0})
-        return Summary(cut_words(reply.text, max_words), reply.usage)
+        """Return a summary of at most `max_words` words. Raises as `Summarizer.summarize` does."""
+        return self.summarizer.summarize(check_dialogue(dialogue, limit=None), max_words, model)
 
     def understand(self, text: str, at: Moment | None) -> Understanding:
         """Return what a user wants, by rules. Raises `InvalidInput`."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.conversations import Saying
 from engine.errors import ModelNotFound, StoreError
 from engine.faculties import Embedded, Faculties, Space, Verdict
 from engine.korean.morphemes import version
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.memory import MemoryStore
     from engine.pool import Pool
     from engine.records import Memory
-    from engine.tasks import ExtractedMemory
+    from engine.tasks import ExtractedItem, ExtractedMemory
     from engine.vectors import Vectors
 
 ROLE = "embedding"
@@ -54,15 +55,16 @@ class Lender:
 
     def keep(self, found: ExtractedMemory, turns: Sequence[Turn], user: str) -> None:
         """Remember what was found in a dialogue, each item with the turn that it comes from."""
-        from engine.conversations import Saying
-
         conversation = uuid.uuid4().hex
         for kind, item in found.items():
-            said = Saying(conversation, item.source, turns[item.source])
-            self.store().remember(
-                [item.text], category=item.category, when=item.when, source=f"turn {item.source}", user=user, kind=kind,
-                said=said,
-            )  # fmt: skip
+            self.keep_item(kind, item, Saying(conversation, item.source, turns[item.source]), user)
+
+    def keep_item(self, kind: str, item: ExtractedItem, said: Saying, user: str) -> Memory:
+        """Remember one thing that was said. Raises `InvalidInput` where that was forgotten meanwhile."""
+        return self.store().remember(
+            [item.text], category=item.category, when=item.when, source=f"turn {said.place}", user=user, kind=kind,
+            said=said,
+        )[0]  # fmt: skip
 
     def wait(self, timeout: float | None) -> bool:
         """Wait as `MemoryStore.wait` does; a store that nobody used has nothing to do."""

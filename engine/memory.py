@@ -25,6 +25,7 @@ from engine.settling import Settling
 from engine.shortlist import Shortlist
 from engine.spaces import Coded, Place
 from engine.store import LOCK_TIMEOUT, Store
+from engine.transcript import Transcripts
 from engine.transfer import Imported
 
 if TYPE_CHECKING:
@@ -363,6 +364,11 @@ class MemoryStore:
             self._faculties.forgotten()
 
     # ---- beside
+
+    @property
+    def transcripts(self) -> Transcripts:
+        """What was said in sessions."""
+        return Transcripts(self._store, self._index, self._faculties.forgotten)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the background has nothing left to do, at most `timeout` seconds; return whether that is so."""

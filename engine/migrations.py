@@ -176,3 +176,45 @@ def journal(db: Connection) -> None:
             DELETE FROM conversations WHERE seq = old.conversation;
         END;
     """)
+
+
+@migration
+def sessions(db: Connection) -> None:
+    """A conversation may be a session that goes on: `waiting` turns were not searched for memories yet.
+
+    `given` says which memories an answer was written with. The turns of a conversation below place `upto` are in its
+    summary, which is made anew where one of them is gone.
+    """
+    db.execute("""
+        ALTER TABLE turns ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX turns_waiting ON turns (conversation) WHERE waiting = 1;
+        CREATE TABLE given (
+            turn INTEGER NOT NULL REFERENCES turns (seq) ON DELETE CASCADE,
+            memory INTEGER NOT NULL REFERENCES memories (seq),
+            PRIMARY KEY (turn, memory)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX given_memory ON given (memory);
+        CREATE TABLE summaries (
+            conversation INTEGER PRIMARY KEY REFERENCES conversations (seq) ON DELETE CASCADE,
+            upto INTEGER NOT NULL,
+            content TEXT NOT NULL,
+            instructions TEXT NOT NULL,
+            created INTEGER NOT NULL
+        ) STRICT;
+        CREATE TRIGGER memory_unsaid BEFORE DELETE ON memories BEGIN
+            DELETE FROM summaries WHERE conversation IN (
+                SELECT conversation FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
+                UNION SELECT conversation FROM turns JOIN given ON turn = seq WHERE memory = old.seq
+            );
+            UPDATE turns SET content = replace(content, old.text, '…') WHERE instr(content, old.text)
+                AND conversation IN (
+                    SELECT conversation FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
+                    UNION SELECT conversation FROM turns JOIN given ON turn = seq WHERE memory = old.seq
+                );
+            DELETE FROM turns WHERE role = 'assistant' AND (conversation, place - 1) IN (
+                SELECT conversation, place FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
+                    AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> old.seq)
+            );
+            DELETE FROM given WHERE memory = old.seq;
+        END;
+    """)

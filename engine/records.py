@@ -264,10 +264,10 @@ def memory(row: Row) -> Memory:
     """Return the memory of a row of `COLUMNS`, which are in the order of its fields."""
     created, happened, valid_from, valid_to = row[6:10]
     times: Row = (
-        _local(created),
+        of_stamp(created),
         _optional(datetime.fromisoformat, happened),
-        _optional(_local, valid_from),
-        _optional(_local, valid_to),
+        _optional(of_stamp, valid_from),
+        _optional(of_stamp, valid_to),
     )
     return Memory(*row[:6], *times, *row[10:])
 
@@ -302,7 +302,8 @@ def stamp(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def _local(stamp: int) -> datetime:
+def of_stamp(stamp: int) -> datetime:
+    """Return the local time of microseconds since 1970."""
     # Not fromtimestamp(): it goes through a float, and refuses times before 1970 on Windows.
     moment = _EPOCH + stamp * _MICROSECOND
     try:

@@ -66,6 +66,7 @@ def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.threads.run(functools.partial(method, self, *args, **kwargs))
 
-    call.__name__, call.__qualname__ = f"a{method.__name__}", f"Engine.a{method.__name__}"
+    call.__name__ = f"a{method.__name__}"
+    call.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{call.__name__}"
     call.__doc__ = f"Async twin of `{method.__name__}`."
     return call

@@ -9,6 +9,7 @@
     python scripts/soak.py memory-faults [--every N]
     python scripts/soak.py memory-damage [--points N] [--seed S]
     python scripts/soak.py memory-crowd [--seconds N] [--seed S]
+    python scripts/soak.py session [--turns N] [--n-ctx N] [--output FILE]
     python scripts/soak.py lifecycle [--rounds N | --hours H] [--memories N] [--limit SIZE] [--shapes DIR]
                                      [--parts NAME,NAME] [--output FILE] [--quick]
 
@@ -47,6 +48,10 @@ some acknowledged step, or refuse and name the backup.
 `memory-crowd`: 8 threads and 16 tasks add, change, forget, list and search memories of one store, while the
 judge lets facts take the place of others.
 
+`session`: a conversation with the starter model, much longer than its context. Nothing may overflow, no turn may be
+left out that is in no summary, and at the end facts of the first turns must be found as memories. `ttft` are seconds to
+the first token, medians of the first, middle and last third of the turns.
+
 `lifecycle`: chat with a 7B model, classification with a 3B one, embedding, search over many memories, a summary, chat
 with a 14B model, and again, inside a limit of memory that the kernel keeps where this user may make a control group
 (root on Linux), else beside a look at resident memory four times a second. The models are of true shape with random
@@ -70,6 +75,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import count, product
 from pathlib import Path
 from types import ModuleType
@@ -305,6 +311,32 @@ def for_lifecycle(part: argparse.ArgumentParser, vocabularies: Path) -> None:
     part.set_defaults(run=lifecycle)
 
 
+def session(arguments: argparse.Namespace) -> bool:
+    """Have a long conversation; True if nothing of it was lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "home")
+        course = from_tests("long_session").run(home, arguments.turns, arguments.n_ctx, partial(show, arguments.turns))
+    figures = {"n_ctx": arguments.n_ctx, **course.figures()}
+    print(json.dumps(figures, ensure_ascii=False, indent=1))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(figures | asdict(course), indent=1) + "\n", encoding="utf-8")
+    return not (course.left_out or course.lost or course.missing)
+
+
+def show(all_: int, turn: int) -> None:
+    """Tell how far it is, every tenth turn."""
+    if turn % 10 == 0:
+        print(f"turn {turn} of {all_}", file=sys.stderr, flush=True)
+
+
+def for_session(part: argparse.ArgumentParser) -> None:
+    """Say what the long conversation can be told."""
+    part.add_argument("--turns", type=int, default=200, metavar="N", help="default: %(default)s")
+    part.add_argument("--n-ctx", type=int, default=800, metavar="N", help="default: %(default)s")
+    part.add_argument("--output", type=Path, metavar="FILE", help="the report as JSON, each turn")
+    part.set_defaults(run=session)
+
+
 def for_memories(parts: Any) -> None:
     """Add the parts that soak a memory store."""
     wanted = (
@@ -349,6 +381,7 @@ def main() -> int:
     part.add_argument("--seed", type=int, default=0, metavar="S")
     part.set_defaults(run=downloads)
     for_memories(parts)
+    for_session(parts.add_parser("session", help="a conversation much longer than its context"))
     for_lifecycle(parts.add_parser("lifecycle", help="models come and go inside a limit of memory"), folder)
     arguments = parser.parse_args()
     try:

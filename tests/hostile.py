@@ -13,10 +13,12 @@ from itertools import pairwise
 
 from script_module import load
 
+from engine.briefing import Brief
 from engine.classification import classification_turns
-from engine.extraction import extraction_turns
+from engine.extraction import Window, extraction_turns
 from engine.inputs import Turn
 from engine.instructions import language_of
+from engine.korean.candidates import Candidate
 from engine.llama import Model, Vocabulary
 from engine.prompt import ChatTemplate
 from engine.records import Hit, Memory
@@ -162,13 +164,30 @@ def named(typed: Typed) -> dict[str, str]:
     return {f"{i} {text}": text for i, text in enumerate(typed.beside)}
 
 
+def in_session(typed: Typed) -> tuple[Turn, ...]:
+    """Return the texts as a session: its system prompt and turns, and its profile, summary and memories."""
+    systems = [turn.content for turn in typed.turns if turn.role == "system"]
+    turns = tuple(turn for turn in typed.turns if turn.role != "system")
+    brief = Brief(
+        "\n".join(systems) or "S", turns, "ko", typed.beside, typed.beside[0], typed.beside, datetime(2026, 3, 5)
+    )
+    return brief.messages()
+
+
+def asked_about(turns: tuple[Turn, ...]) -> Window:
+    """Return a window that asks about everything that a user says."""
+    spans = [(i, (0, len(turn.content))) for i, turn in enumerate(turns) if turn.role == "user"]
+    return Window(turns, tuple(Candidate(i, *span, span, False) for i, span in spans))
+
+
 WAYS: dict[str, Callable[[Typed], tuple[Turn, ...]]] = {
     "chat": lambda typed: typed.turns,
     "context": lambda typed: with_context(typed.turns, typed.beside),
     "memories": lambda typed: with_context(typed.turns, [remembered(text) for text in typed.beside]),
-    "extraction": lambda typed: extraction_turns(typed.turns),
+    "extraction": lambda typed: extraction_turns(asked_about(typed.turns)),
     "classification": lambda typed: classification_turns(typed.turns[-1].content, named(typed)),
     "summary": lambda typed: summary_turns(typed.turns, 50),
+    "session": in_session,
 }
 
 
@@ -177,9 +196,9 @@ def typed_text(rng: random.Random, author: Author, turns: Sequence[Turn]) -> Typ
     way = rng.choice(list(WAYS))
     if way == "classification":
         turns = turns[-1:]  # a single text
-    elif way == "summary":
+    elif way in {"summary", "extraction"}:
         turns = [replace(turn, name=author(rng)) if rng.random() < 0.5 else turn for turn in turns]
-    needs = way in {"context", "memories", "classification"}
+    needs = way in {"context", "memories", "classification", "session"}
     return Typed(way, tuple(turns), tuple(author(rng) for _ in range(rng.randint(1, 3) * needs)))
 
 

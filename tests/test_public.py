@@ -147,6 +147,8 @@ CONTRACT: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {  # positional
     "chat": (("messages",), {"context": None, "schema": None, "model": None, "sampling": NOTHING}),
     "stream": (("messages",), {"context": None, "schema": None, "model": None, "sampling": NOTHING}),
     "extract_memory": (("dialogue",), {"at": None, "store": False, "user": "default"}),
+    "extract_memories": (("dialogues",), {"at": None, "store": False, "user": "default"}),
+    "session": (("name",), {"user": "default", "system": None, "memory": "auto"}),
     "classify": (("texts", "categories"), {"abstain": None}),
     "summarize": (("dialogue",), {"max_words": None}),
     "understand": (("text",), {"at": None}),
@@ -220,7 +222,7 @@ def test_every_method_has_an_async_twin_with_its_signature(name: str) -> None:
     method, twin = getattr(Engine, name), getattr(Engine, TWINS.get(name, f"a{name}"))
     assert inspect.signature(twin).parameters == inspect.signature(method).parameters
     assert twin.__name__ == f"a{name}"
-    assert inspect.iscoroutinefunction(twin) is (name != "stream")  # an astream is iterated, not awaited
+    assert inspect.iscoroutinefunction(twin) is (name not in {"stream", "extract_memories"})  # these are iterated, not awaited
 
 
 @pytest.mark.parametrize("name", sorted(SYNC))

@@ -13,13 +13,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import EngineError, InvalidInput, memory_commands, model_commands, reports
-from engine.console import complain, opened, show
+from engine import EngineError, InvalidInput, chat_command, memory_commands, model_commands, reports
+from engine.console import complain, for_stdout, opened, show
 from engine.inputs import check_dialogue
 from engine.instructions import Language
 
 _HELP: dict[str, tuple[str, str]] = {
     "": ("offline, Korean-first assistant brain", "오프라인 한국어 비서의 두뇌"),
+    "chat": ("talk, with memories; /help tells more", "기억하며 대화합니다. /도움 에 더 있습니다"),
+    "--session": ("which conversation goes on; its name", "이어 갈 대화의 이름"),
+    "--system": ("what stands in for the usual instruction", "평소의 지시 대신 쓸 말"),
+    "--memory": (
+        "auto: told and searched for memories; read: only told; off: neither",
+        "auto: 기억을 쓰고 찾아 둠, read: 쓰기만 함, off: 둘 다 안 함",
+    ),
     "ask": ("answer one message, streamed", "한 마디에 답합니다"),
     "extract": ("find what is worth remembering in a dialogue", "대화에서 기억할 것을 찾습니다"),
     "classify": ("say which category each text belongs to", "글을 분류합니다"),
@@ -175,7 +182,7 @@ def _ask(arguments: argparse.Namespace) -> None:
     with opened(arguments) as engine, engine.stream(arguments.text) as stream:
         if not arguments.json:
             for piece in stream:
-                print(piece, end="", flush=True)
+                print(for_stdout(piece), end="", flush=True)
             print()
         else:
             show(arguments, stream.reply.to_dict(), [])
@@ -214,6 +221,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 _VERBS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
+    "chat": (chat_command.chat, ("--session", "--user", "--system", "--memory")),
     "ask": (_ask, ("text",)),
     "extract": (_extract, ("file",)),
     "classify": (_classify, ("text+",)),
@@ -248,6 +256,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--home": {"default": argparse.SUPPRESS, "metavar": "DIR"},
     "--json": {"action": "store_true", "default": argparse.SUPPRESS},
     "--quiet": {"action": "store_true", "default": argparse.SUPPRESS},
+    "--session": {"metavar": "NAME"},
+    "--system": {"metavar": "TEXT"},
+    "--memory": {"choices": ("auto", "read", "off")},
     "-k": {"type": int, "metavar": "N"},
     "--category": {"metavar": "NAME"},
     "--when": {"metavar": "DAY"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -20,16 +21,45 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Display
 
 
+# What moves a cursor, colours or hides text on a terminal, and what turns the order of letters around.
+_REORDER = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_HIDDEN = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)}  # pictures of them
+_HIDDEN |= {0x7F: 0x2421, **dict.fromkeys((*range(0x80, 0xA0), *_REORDER), 0xFFFD)}
+_ESCAPED = {code: f"\\u{code:04x}" for code in _HIDDEN if code > 0x20}  # in JSON, the others are so already
+
+
+def printable(text: str) -> str:
+    """Return a text that only writes to a terminal: control characters but tab and newline become visible signs."""
+    return text.translate(_HIDDEN)
+
+
+def for_stdout(text: str) -> str:
+    """Return a text as it is, or `printable` where stdout is a terminal."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
+def aside(text: str) -> None:
+    """Print on stderr, dim where that is a terminal, what is not an answer."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    if os.name == "nt" and "WT_SESSION" not in os.environ:  # an older console writes the codes out
+        plain = True
+    text = printable(text)
+    sys.stdout.flush()
+    print(text if plain else f"\x1b[2m{text}\x1b[0m", file=sys.stderr, flush=True)
+
+
 @contextmanager
-def opened(arguments: argparse.Namespace, progress: ProgressCallback | None = None) -> Iterator[Engine]:
-    """Open the engine that the arguments name; `progress` is used in place of a line on stderr.
+def opened(
+    arguments: argparse.Namespace, progress: ProgressCallback | None = None, meter: Meter | None = None
+) -> Iterator[Engine]:
+    """Open the engine that the arguments name; `progress` is used in place of a line on stderr, that of `meter`.
 
     While it is open its warnings go to stderr, such as who answers instead of a model that is not here.
     """
-    meter = Meter()
+    meter = meter or Meter()
     shown = None if arguments.quiet else progress or meter
     with ExitStack() as stack:
-        stack.callback(meter.end)
+        stack.callback(meter.release)
         if not arguments.quiet:
             stack.enter_context(_heard(meter))
         yield stack.enter_context(Engine(profile=arguments.profile, home=arguments.home, progress=shown))
@@ -54,8 +84,7 @@ class _Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._meter.end()
-            complain(record.getMessage())
+            self._meter.warn(record.getMessage())
         except Exception:  # noqa: BLE001 - what logs must not fail since nobody listens
             self.handleError(record)
 
@@ -63,14 +92,14 @@ class _Heard(logging.Handler):
 def show(arguments: argparse.Namespace, value: Any, lines: Sequence[str]) -> None:
     """Print a value as JSON where that is asked for, else the lines."""
     if arguments.json:
-        print(json.dumps(value, ensure_ascii=False))
+        print(json.dumps(value, ensure_ascii=False).translate(_ESCAPED))
     else:
-        print("\n".join(lines), end="\n" if lines else "")
+        print(for_stdout("\n".join(lines)), end="\n" if lines else "")
 
 
 def complain(reason: str) -> None:
     """Print why something failed, as one line on stderr."""
-    print("gieok:", " ".join(reason.splitlines()), file=sys.stderr, flush=True)
+    print("gieok:", printable(" ".join(reason.splitlines())), file=sys.stderr, flush=True)
 
 
 _FILE, _ALL = 0, 1  # the rows of bars
@@ -170,14 +199,21 @@ _TERMINAL_SECONDS, _FILE_SECONDS = 0.1, 10.0  # between two lines of progress
 
 
 class Meter:
-    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
+    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere.
+
+    None while it is held, as where somebody types; warnings wait until then.
+    """
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
         self._said = float("-inf")
         self._width = 0
+        self._held = False
+        self._waiting: list[str] = []
 
     def __call__(self, event: Progress) -> None:
+        if self._held:
+            return
         now = time.monotonic()
         began = self._began.setdefault(event.task, now)
         ended = bool(event.total) and event.done >= event.total
@@ -196,6 +232,26 @@ class Meter:
         if self._width:
             print(file=sys.stderr)
             self._width = 0
+
+    def warn(self, reason: str) -> None:
+        """Tell a warning on a line of its own, or once it may be told."""
+        if self._held:
+            self._waiting.append(reason)
+        else:
+            self.end()
+            complain(reason)
+
+    def hold(self) -> None:
+        """Show nothing until `release`."""
+        self.end()
+        self._held = True
+
+    def release(self) -> None:
+        """Show again what is to be shown, and what had to wait."""
+        self._held = False
+        self.end()
+        while self._waiting:
+            complain(self._waiting.pop(0))
 
 
 def _amount(event: Progress) -> str:

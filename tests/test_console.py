@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import subprocess
@@ -10,12 +11,14 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import ConfigError, Progress, console
 from engine.console import Bars, Meter
@@ -298,3 +301,47 @@ def test_the_rows_draw_themselves_while_nothing_is_told(screen: Terminal) -> Non
         while len(screen.getvalue()) == drawn and time.monotonic() < until:
             time.sleep(0.02)
         assert len(screen.getvalue()) > drawn
+
+
+# ---- what is written to a terminal
+
+
+@given(st.text())
+def test_what_is_printable_only_writes(text: str) -> None:
+    shown = console.printable(text)
+    assert len(shown) == len(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert all(one == two or two in "\ufffd\u2421" or 0x2400 <= ord(two) < 0x2420
+               for one, two in zip(text, shown, strict=True))  # fmt: skip
+    assert console.printable("한글\t😀\n👩\u200d👧") == "한글\t😀\n👩\u200d👧"
+
+
+@given(st.text())
+def test_json_steers_no_terminal_and_says_the_same(text: str) -> None:
+    with redirect_stdout(out := io.StringIO()):
+        console.show(Namespace(json=True), {text: [text]}, [])
+    assert json.loads(out.getvalue()) == {text: [text]}
+    assert out.getvalue()[:-1] == console.printable(out.getvalue()[:-1])
+
+
+def test_data_is_changed_for_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["a\x1b[2J\tb", "c\r"]
+    for made, written in ((io.StringIO(), "a\x1b[2J\tb\nc\r\n"), (Terminal(), "a␛[2J\tb\nc␍\n")):
+        monkeypatch.setattr(sys, "stdout", made)
+        console.show(Namespace(json=False), None, lines)
+        assert made.getvalue() == written
+
+
+def test_progress_and_warnings_wait_while_somebody_types(screen: Terminal) -> None:
+    meter = Meter()
+    with to(screen):
+        meter(Progress("load x", 0, 1, "model"))
+        meter.hold()
+        held = screen.getvalue()
+        meter(Progress("load y", 0, 1, "model"))
+        meter.warn("y\x1b[2J answers")
+        assert screen.getvalue() == held
+        meter.release()
+        meter.warn("z answers")
+    assert held == "\rload x: 0 / 1 model · 0 s\n"
+    assert screen.getvalue().removeprefix(held) == "gieok: y␛[2J answers\ngieok: z answers\n"

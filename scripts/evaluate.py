@@ -1,9 +1,12 @@
-"""How good a model is, on public test sets that are not part of Gieok, and how well memories are found.
+"""How good models are: embeddings on public test sets, memories that are found, and every task in Korean.
 
     python scripts/evaluate.py embedding FOLDER [--model NAME|FOLDER] [--backend torch|openvino|both]
                                                 [--tests NAME,NAME] [--blocks N] [--json FILE]
     python scripts/evaluate.py memory [--profile NAME] [--data FOLDER] [--paraphrases FOLDER]
                                       [--split dev|test|all] [--json FILE]
+    python scripts/evaluate.py tasks [--profile NAME] [--models ROLE=NAME ...] [--config FILE] [--tasks TASK,TASK]
+                                     [--split dev|test|all] [--data FOLDER] [--limit N] [--intents FILE]
+                                     [--abstain X] [--max-words N] [--verbose] [--json FILE] [--plot FILE]
 
 `embedding`: with torch in float32, with the fast path, or with both; by each view of a text that the model has (dense,
 sparse, multi-vector) and by their combinations, of which scripts/retrieval.py has the formulas. The tests:
@@ -20,9 +23,19 @@ sparse, multi-vector) and by their combinations, of which scripts/retrieval.py h
 questions, whose memories are in --data, and with ParaKQC where --paraphrases names its folder; and how often the judge
 of memories is right. scripts/memory_quality.py tells how.
 
-In the table all but cosines is times 100; in the JSON nothing is. The fast path is prepared where that has not been
-done. Exit status 0; 1: the model is missing or cannot be loaded; 2: no test set, or the command line asks for what
-cannot be; 130: Ctrl-C, and the table shows the backends that were done.
+`tasks`: how good and how fast the models of a profile are at classification, extraction, times, understanding, summary
+and conversation in Korean, and how much memory they take; on the project's own sets, in --data. scripts/task_quality.py
+tells how they are asked, scripts/task_figures.py what the figures mean, scripts/task_matching.py how memories are
+matched. --models lays other models over the profile's; --limit takes so many of each set, at even distances; --intents
+is a file of 3i4K (Cho et al. 2018; class, tab, utterance), of which the classes 2 and 4 are questions and 1, 3 and 5
+none; --abstain is the confidence below which a label does not count, --max-words the length of a summary; --verbose
+lists the sentences whose times are wrong; --plot draws a picture (PNG or SVG), in Korean where a font can. The row of a
+task names how many were asked, and how many failed with which error. The long dialogues are in both halves.
+
+In the table all but cosines is times 100, and `tasks` writes %; in the JSON nothing is. The fast path is prepared where
+that has not been done. Exit status 0; 1: a model is missing or cannot be loaded; 2: no test set, or the command line
+asks for what cannot be; 130: Ctrl-C, and the table shows the backends that were done, of `tasks` all that was answered;
+so does the JSON of `tasks`, which names the section that is `unfinished`.
 """
 
 from __future__ import annotations
@@ -42,6 +55,10 @@ from typing import Any, get_args
 import judge_quality
 import memory_quality
 import retrieval
+import task_plot
+import task_quality
+import task_sets
+import task_table
 from embedding_quality import SENTENCES, Backend, Cosines, Evaluation, Measured, Test, agreement
 from korean_sets import BLOCK, KORSTS, PARAKQC, NoData, Sets, read_korsts, read_parakqc
 
@@ -53,7 +70,10 @@ from engine.views import Head, Views
 
 TESTS: tuple[Test, ...] = get_args(Test)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)  # the reference first
-PACKAGES = ("gieok", "torch", "openvino", "nncf", "sentence-transformers", "transformers", "numpy", "scipy")
+PACKAGES = (
+    "gieok", "torch", "openvino", "nncf", "sentence-transformers", "transformers", "numpy", "scipy",
+    "llama-cpp-python", "llguidance", "kiwipiepy",
+)  # fmt: skip
 DATA = Path(__file__).parents[1] / "tests" / "data"
 HEADER = "| backend | score | KorSTS | Recall@9 | MRR@10 | nDCG@10 |\n|---|---|---|---|---|---|"
 
@@ -243,6 +263,52 @@ def memory(options: argparse.Namespace, ticker: Ticker) -> None:
         options.json.write_text(text + "\n", encoding="utf-8")
 
 
+def tasks(options: argparse.Namespace, ticker: Ticker) -> None:
+    """Measure how a profile does the tasks; print, write and draw what was found, also where Ctrl-C ended it."""
+    if options.plot and not task_plot.available():
+        raise Unusable(task_plot.NO_MATPLOTLIB)
+    plan = task_quality.Plan(
+        options.profile, options.data, wanted_tasks(options.tasks), options.split, dict(options.models), options.config,
+        options.limit, options.intents, options.abstain, options.max_words,
+    )  # fmt: skip
+    found = task_quality.Findings()
+    try:
+        task_quality.run(plan, ticker, found)
+    except KeyboardInterrupt:
+        ticker.clear()
+        print(
+            f"Stopped in {found.unfinished or 'the beginning'}; what was answered until then counts.", file=sys.stderr
+        )
+        raise
+    finally:
+        ticker.clear()
+        if found.sections:
+            show_tasks(plan, found, options)
+
+
+def wanted_tasks(named: str | None) -> tuple[task_quality.Task, ...]:
+    """Return the tasks that are named, or all. Raises `Unusable`."""
+    names = task_quality.TASKS if named is None else named.split(",")
+    if unknown := set(names) - set(task_quality.TASKS):
+        raise Unusable(f"there is no task {min(unknown)!r}; there are {', '.join(task_quality.TASKS)}.")
+    return tuple(task for task in task_quality.TASKS if task in names)
+
+
+def show_tasks(plan: task_quality.Plan, found: task_quality.Findings, options: argparse.Namespace) -> None:
+    """Print a table of what was found, write JSON and draw a picture if asked."""
+    print("\n".join(task_table.table(found.sections, plan.profile)), flush=True)
+    for role, why in found.replaced.items():
+        print(f"{role}: {why}", file=sys.stderr)
+    for wrong in found.wrong_times if options.verbose else ():
+        days = (" to ".join(span) if span else "no time" for span in (wrong["wanted"], wrong["found"]))
+        print(f"{task_sets.TIMES}:{wrong['line']}: {wrong['text']} ({wrong['at']}): wanted {' – found '.join(days)}")
+    if options.json:
+        report = {**task_quality.settings(plan), **surroundings(), **asdict(found)}
+        options.json.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if options.plot and (remark := task_plot.draw(found.sections, plan.profile, options.plot)):
+        print(remark, file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure a model on public test sets.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -259,7 +325,47 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--paraphrases", type=Path, metavar="FOLDER", help=f"the folder that holds {PARAKQC}")
     memory.add_argument("--split", choices=get_args(memory_quality.Split), default="test", help="default: test")
     memory.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    _add_tasks(commands.add_parser("tasks", help="how well a profile does the tasks in Korean"))
     return parser
+
+
+def _add_tasks(tasks: argparse.ArgumentParser) -> None:
+    tasks.add_argument("--profile", default="starter", metavar="NAME", help="whose models; default: starter")
+    tasks.add_argument("--models", nargs="+", type=_assignment, default=[], metavar="ROLE=NAME", help="instead of its")
+    tasks.add_argument("--config", type=Path, metavar="FILE", help="a models.toml that is laid over the packaged one")
+    tasks.add_argument("--tasks", metavar="TASK,TASK", help=f"of {', '.join(task_quality.TASKS)}; default: all")
+    tasks.add_argument("--split", choices=get_args(task_sets.Split), default="test", help="default: test")
+    tasks.add_argument("--data", type=Path, default=DATA, metavar="FOLDER", help="the test sets; default: our own")
+    tasks.add_argument("--limit", type=_positive, metavar="N", help="only so many of each set, at even distances")
+    tasks.add_argument("--intents", type=Path, metavar="FILE", help="a file of 3i4K: also tell questions apart there")
+    tasks.add_argument("--abstain", type=_share, default=task_quality.ABSTAIN, metavar="X", help="default: %(default)s")
+    words = task_quality.MAX_WORDS
+    tasks.add_argument(
+        "--max-words", type=_positive, default=words, metavar="N", help="of a summary; default: %(default)s"
+    )
+    tasks.add_argument("--verbose", action="store_true", help="list the sentences whose times are wrong")
+    tasks.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    tasks.add_argument("--plot", type=_picture, metavar="FILE", help="also draw them there, as .png or .svg")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not role or not equals or not name:
+        raise argparse.ArgumentTypeError("must be ROLE=NAME")
+    return role, name
+
+
+def _share(text: str) -> float:
+    if not 0 <= (number := float(text)) <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return number
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in task_plot.FORMATS:
+        raise argparse.ArgumentTypeError(f"must end in {' or '.join(task_plot.FORMATS)}")
+    return path
 
 
 def _positive(text: str) -> int:
@@ -272,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     options, ticker = _parser().parse_args(arguments), Ticker()
     try:
-        {"embedding": embedding, "memory": memory}[options.command](options, ticker)
+        {"embedding": embedding, "memory": memory, "tasks": tasks}[options.command](options, ticker)
     except (NoData, Unusable) as error:
         status, why = 2, str(error)
     except (EngineError, MemoryError, OSError) as error:

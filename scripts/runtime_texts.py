@@ -8,8 +8,9 @@ from typing import Any
 
 from engine.classification import check_categories, classification_turns
 from engine.demo import MEMORIES, QUESTIONS, SENTENCES
-from engine.extraction import extraction_turns
+from engine.extraction import Window, extraction_turns
 from engine.inputs import CATEGORIES, KINDS, Turn
+from engine.korean.candidates import candidates
 
 Message = dict[str, str]
 Messages = Sequence[Message]
@@ -102,7 +103,8 @@ def classification(text: str) -> list[Message]:
 
 def extraction(text: str) -> list[Message]:
     """Return what our engine asks a model for the memories in one message."""
-    return plain(extraction_turns([Turn("user", text)]))
+    turns = (Turn("user", text),)
+    return plain(extraction_turns(Window(turns, tuple(candidates(turns)))))
 
 
 LABEL = {

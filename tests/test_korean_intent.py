@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.korean.intent import Intent, Rules, understand_rules
+from engine.korean.recall import tells_to_remember
 
 INTENTS: dict[Intent, list[str]] = {
     "memory_command": [
@@ -131,6 +134,8 @@ INTENTS: dict[Intent, list[str]] = {
         "내가 왜 그랬는지 이제 알겠어",
     ],
 }
+DATA = Path(__file__).parent / "data" / "understanding_dev.tsv"
+MISSED = {"가사 없는 노래로 바꿔", "예전에 말한 다이어트 목표는 삭제해도 돼"}  # known, and not worth a rule
 CASES = [(text, intent) for intent, texts in INTENTS.items() for text in texts]
 
 
@@ -195,6 +200,51 @@ def test_is_question_means_that_information_is_expected(text: str, asks: bool) -
 )
 def test_memory_is_needed_where_the_answer_depends_on_the_user(text: str, needs: bool) -> None:
     assert understand_rules(text).needs_memory is needs
+
+
+def test_the_rules_hold_on_the_sentences_they_were_written_with() -> None:
+    with DATA.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(rows) > 400
+    wrong = [row["text"] for row in rows if understand_rules(row["text"]).intent != row["intent"]]
+    assert set(wrong) <= MISSED
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("예약했어", "statement"),  # begins as 예 does
+        ("응급실에 갔다 왔어", "statement"),
+        ("그 영화 진짜 재밌다", "statement"),
+        ("내일 강남에서 만나자", "request"),
+        ("어머니가 국수를 좋아하세요.", "statement"),  # -세요 honours her
+        ("나는 매일 가계부를 기록해", "statement"),
+        ("나는 그날을 기억하고 있어", "statement"),
+        ("나 잠을 못 자", "statement"),
+        ("고양이가 세 시에 밥을 먹어", "statement"),
+        ("우리 가게는 아홉 시에 문 닫아", "statement"),
+        ("일요일에 돌잔치 가요", "statement"),
+        ("친구한테 추천해 달라고 했어", "statement"),
+        ("그걸로 할래.", "statement"),
+        ("캘린더에 회의 추가해 줘", "request"),
+        ("빨래 다 되면 알려 줘", "request"),
+        ("이 파일 삭제해 줘", "request"),
+        ("내가 저번에 추천해 달라고 한 게 뭐였지?", "memory_query"),
+        ("내가 탄 버스 번호가 뭐였더라", "memory_query"),
+        ("우리 집에 화분 몇 개나 두면 좋을까?", "question"),
+        ("she forgot to tell me about it", "statement"),
+    ],
+)
+def test_what_looks_like_another_intent(text: str, intent: Intent) -> None:
+    assert understand_rules(text).intent == intent
+
+
+@pytest.mark.parametrize(
+    "part", ["줘, ", "해야 지", "내가 한 다는 ", "혹시 ", "어 봐", "로 ", "나는 다고 ", "냐고 ", "미안 ", "야 "]
+)
+def test_long_sentences_are_read_in_their_time(part: str) -> None:
+    assert understand_rules(part * 20_000).intent in get_args(Intent)
+    assert tells_to_remember(part * 20_000) in (True, False)
 
 
 def test_of_several_sentences_the_one_that_wants_something_decides() -> None:

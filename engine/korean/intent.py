@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.korean.questions import asks, asks_for_action, asks_for_advice
+from engine.korean.questions import MOOD, asks, asks_for_action, asks_for_advice
 from engine.korean.recall import asks_about_user, speaks_of_self, tells_to_remember
 from engine.korean.sentences import sentences
 from engine.korean.small_talk import is_small_talk, without_greeting
 
 Intent = Literal["question", "request", "statement", "small_talk", "memory_query", "memory_command"]
 
-_MOOD = 300  # characters at the end of a sentence, where Korean shows what it wants
 _HELP = (
     r"(?i)뭐\s?(?:먹|하|입|사|보)(?:지|을까|ㄹ까)|(?:할|갈|살|먹을|입을|마실|만날|좋을|나을|맞을|어울릴|뭘까|볼|줄)까요?$"
     r"|어떡|어떻게\s?(?:하|할)|좋을지|\bshould i\b"
@@ -39,7 +38,7 @@ def understand_rules(text: str) -> Rules:
     requests that name the speaker (나, 내, 저, 제, 우리, my) or ask for advice.
     """
     parts = [text[begin:stop] for begin, stop in sentences(text)] or [text]
-    parts = [part[-_MOOD:] for part in parts]
+    parts = [part[-MOOD:] for part in parts]
     asking = [asks(without_greeting(part)) for part in parts]
     intent = _intent(text, parts, asking)
     is_question = any(asking) and intent != "memory_command"

@@ -35,12 +35,20 @@ _COMMAND_END = (
 )
 # The bare form of a verb for what a machine can do, which a habit has too: 불 다 꺼, but not 나는 일찍 불을 꺼
 _DEVICE = (
-    r"(?:^|\s)(?:(?:(?:\S*[로게]|좀|더|소리|볼륨|음량|온도|밝기)\s)(?:올려|내려|바꿔|돌려)|(?:모드|타이머|녹음|촬영|게임|퀴즈)\s시작해|켜|꺼|틀어|멈춰|줄여|높여|낮춰"
+    r"(?:^|\s)(?:(?:(?:\S*[로게]|좀|더|소리|볼륨|음량|온도|밝기)\s)(?:올려|내려|바꿔|돌려)|(?:모드|타이머|녹음|촬영|게임|퀴즈)\s시작해"
+    r"|켜|꺼|틀어|멈춰|줄여|높여|낮춰"
     r"|닫아|띄워|꺼놔|맞춰|고쳐|(?:재생|번역|요약|검색|정지|종료|실행|예약|주문|취소|전송|설정|추가|삭제|확인|변경|이동)\s?해)$"
 )
-_DEVICE_NOT = r"[은는이가]\s(?!다\s)|(?:^|\s)(?:난|전|나도|저도|매일|요즘|요새|가끔|자주|보통|늘|항상|벌써|이미|어제|아까|방금|안|못)\s|마다\s"
+_DEVICE_NOT = (
+    r"[은는이가]\s(?!다\s)|마다\s"
+    r"|(?:^|\s)(?:난|전|나도|저도|매일|요즘|요새|가끔|자주|보통|늘|항상|벌써|이미|어제|아까|방금|안|못)\s"
+)
 _NOTIFY = r"(?:면|때|전에|[뒤후]에)\s(?:나한테\s|꼭\s|바로\s|좀\s)?(?:알려|말해)\s?(?:줘|줘요|주세요|주라|줄래)$"
-_ASKED_BEFORE = r"(?:[어아해여]\s?봐|줘|줘요|주세요|주라|줄래|줄래요|주십시오)(?:,\s|:\s|\s[\"“'‘「])(?!.*(?:라고|래|했|어|다)$)"  # 틀어 줘, 그 노래 말이야
+# Asked before the end of the sentence: 틀어 줘, 그 노래 말이야
+_ASKED_BEFORE = (
+    r"(?:[어아해여]\s?봐|줘|줘요|주세요|주라|줄래|줄래요|주십시오)(?:,\s|:\s|\s[\"“'‘「])"
+    r"(?!.*(?:라고|래|했|어|다)$)"
+)
 
 _WH = (
     r"(?:^|\s)(?:왜|뭐|뭔|뭘|뭣|무엇|무슨|누구|누가|누굴|뉘|언제|어디|어딘|어딜|어딨|어느|어떤|어떻|어떡"
@@ -100,6 +108,7 @@ _PERHAPS = r"(?:^|\s)혹시\s.*(?:세요|[어아해]요?|지요?|죠)$"
 _REPORTED = r"달라고\s?(?:했|그랬|하더|하셨|하네|하길|부탁했|졸)"
 _HONOURED = r"(?:께서는?|[가-힣]님[이가은는도]|(?:어머니|아버지|할머니|할아버지|엄마|아빠)[가는도]|분들?[이은도])\s"
 _MUST = r"[어아여해워려]야\s.*지요?$"  # 먹어야 힘이 나지 tells
+MOOD = 300  # characters at the end of a sentence, where Korean shows what it wants
 _FINAL_B = 17
 _EITHER_OR = r"(야|예요|이에요|나아|맞아|좋아),?\s(?:아니면\s|아님\s)?\S+\1$"  # 3일이야 4일이야
 _FINALS_BEFORE = {"가": (4,), "나": (18, 20), "래": (8,)}  # 받침 before an asking end: 큰가, 없나, 했나, 갈래
@@ -107,7 +116,7 @@ _FINALS_BEFORE = {"가": (4,), "나": (18, 20), "래": (8,)}  # 받침 before an
 
 def asks_for_action(sentence: str) -> bool:
     """Return whether the sentence asks, in whatever mood, that something be done (꺼 줘, 꺼 줄래?)."""
-    words = sentence.strip().rstrip(" .?!~…")
+    words = sentence.strip().rstrip(" .?!~…")[-MOOD:]
     if _notifies(words):
         return True
     if re.search(_TELL, words) or re.search(_INNER, words):
@@ -143,20 +152,24 @@ def asks(sentence: str) -> bool:
     stripped = sentence.strip().rstrip("\"'”’)」』")
     words = stripped.rstrip(" .?!~…ㅋㅎㅠㅜ^;,")
     marked, stated = "?" in stripped[len(words) :], stripped.endswith(".")
+    words = words[-MOOD:]
     if _notifies(words):
         return False
     if re.search(_TELL, words) or re.search(_INNER, words) or re.search(_ENGLISH_TELL, words):
         return not re.search(_MANNER, words)
     if asks_for_advice(words):
         return True
-    polite = (
-        (marked or re.search(_PERHAPS, words)) and words.endswith("세요") and not words.endswith("주세요")
-    )  # 좋아하세요? asks
+    marked = marked or bool(re.search(_PERHAPS, words))
+    polite = marked and words.endswith("세요") and not words.endswith("주세요")  # 좋아하세요? asks
     if asks_for_action(words) and not polite:
         return False
+    return _is_in_asking_mood(words, marked, stated)
+
+
+def _is_in_asking_mood(words: str, marked: bool, stated: bool) -> bool:
     if stated and words.endswith("래"):
         return False  # 그걸로 할래. tells what one will
-    if marked or re.search(_ENGLISH, words) or _asking_end(words) or re.search(_PERHAPS, words):
+    if marked or re.search(_ENGLISH, words) or _asking_end(words):
         return True
     return not stated and _could_ask(words)
 

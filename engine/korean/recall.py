@@ -17,13 +17,17 @@ _FILES = (
 )
 _SAID = r"[다라자냐]고\s"  # what is to be kept: …한다고 저장해
 _KEEP = (
-    rf"(?:기억|명심|유념)\s?(?:좀\s)?해\s?{_DO}|기억\s?좀?\s?하고\s?(?:있어|계셔|계세|있으)\s?{_DO}|(?:잊|까먹){_NOT}|외워\s?{_DO}|새겨\s?(?:둬|두|놔)"
+    rf"(?:기억|명심|유념)\s?(?:좀\s)?해\s?{_DO}|기억\s?좀?\s?하고\s?(?:있어|계셔|계세|있으)\s?{_DO}|(?:잊|까먹){_NOT}|외워\s?{_DO}"
+    rf"|새겨\s?(?:둬|두|놔)"
     rf"|(?:알아|참고\s?해)\s?(?:둬|두|놔)(?!었)|(?:잊|까먹)으면\s?안|(?:잊|까먹)지\s?않(?:게|도록)"
     rf"|(?:메모|기록)(?:을|도)?\s?(?:좀\s)?(?:해|남겨){_NOW}|메모(?:\s좀)?\s부탁|적어\s?(?:둬|두|놔|놓|주면\s?[돼됩])"
     rf"|{_SAID}(?:꼭\s|좀\s)?(?:적어|써|저장해|입력해|등록해|추가해|업데이트해|수정해|남겨){_NOW}"
     r"|^(?:메모|기억|기록)\s?:"
 )
-_SAVE = rf"(?:저장|입력|등록)\s?(?:을\s)?(?:좀\s)?(?:부탁|좀$)|저장\s?(?:좀\s)?해{_NOW}|(?:입력|등록)\s?(?:좀\s)?해\s?(?:두|둬|놔|놓)|^(?:입력|등록)\s?(?:좀\s)?해{_NOW}"
+_SAVE = (
+    rf"(?:저장|입력|등록)\s?(?:을\s)?(?:좀\s)?(?:부탁|좀$)|저장\s?(?:좀\s)?해{_NOW}"
+    rf"|(?:입력|등록)\s?(?:좀\s)?해\s?(?:두|둬|놔|놓)|^(?:입력|등록)\s?(?:좀\s)?해{_NOW}"
+)
 _UPDATE = rf"(?:추가|반영|업데이트|수정|변경|갱신)\s?(?:좀\s)?해{_NOW}"
 _UPDATED = r"기억|메모에|기록|프로필|취향|내\s정보|제\s정보|(?:바뀌었|바뀌|변경됐|틀렸|달라졌)\S{0,5}\s"
 _FORGET = (
@@ -41,6 +45,8 @@ _TREAT_ME = (
 )
 _BARE_COMMAND = r"기억\s?(?:좀\s)?(?:해|해라|하고\s?있어|하세요)$"  # with a question mark it asks
 _REMEMBERING = r"(?:^|\s)(?:혹시|나는|난|나도|저는|전|저도|아직도?|생생\S*)\s"
+_NARRATES = r"(?:^|\s)(?:나는|난|저는|전|매일|항상|늘|자주|요즘)\s"  # 나는 매일 가계부를 기록해
+_KEEPS = r"(?<![다라]고\s)(?:메모|기록|저장)\s?해요?$"
 _COMMAND_EN = (
     r"(?i)^(?:please |hey |ok(?:ay)?,? |and |also,? )*(?:(?:can|could|will|would) you )?(?:please )?"
     r"(?:remember (?!when\b)(?:that|this|my|me|i\b|to|:)|(?:don'?t|do not|never) forget|forget (?!it\b"
@@ -97,6 +103,8 @@ def tells_to_remember(sentence: str) -> bool:
     words = _bare(sentence)
     if re.search(_BARE_COMMAND, words):
         return "?" not in sentence[-3:] and not re.search(_REMEMBERING, words)
+    if re.search(_KEEPS, words) and re.search(_NARRATES, words):
+        return False
     if re.search(_COMMAND_EN, words) or re.search(_KEEP, words) or re.search(_FORGET, words):
         return True
     if re.search(_FROM_NOW, words) and re.search(_TREAT_ME, words):
@@ -134,9 +142,7 @@ def asks_about_user(sentence: str) -> bool:
         return recalls and bool(
             re.search(_WHAT, words) and re.search(_PAST_TIME, words) and re.search(_RECALL_END, words)
         )
-    if re.search(_REMEMBER, words) or recalls or re.search(_ABOUT_ME, words) or re.search(_KEPT, words):
-        return True
-    if re.search(_QUIZ, words) or re.search(_MY_THING, words):
+    if recalls or any(re.search(known, words) for known in (_REMEMBER, _ABOUT_ME, _KEPT, _QUIZ, _MY_THING)):
         return True
     return bool(
         (re.search(_OWN, words) or re.search(_TASTE, words)) and (re.search(_WHAT, words) or re.search(_KNOWN, words))

@@ -46,7 +46,19 @@ _OF_OTHERS = (
         r"^.*\b(?:INSERT INTO|SELECT .{1,200} FROM|UPDATE .{1,200} SET|def \w+\(|import \w+$|console\.log|print\().*$",
         re.MULTILINE,
     ),
-    re.compile(r"^[ \t]*[-*•·]?[ \t]*(?!메모|기억|참고|추가|note)[^\s:,.?!]{1,12}[ \t]?:(?!\d|//).*$", _LINES),
+    re.compile(  # a form, a script: 직업: 판사
+        r"^[ \t]*[-*•·]?[ \t]*(?![^\n:]*(?:(?:기억|메모|기록|저장)\s?(?:좀\s?)?해|적어|메모|참고|추가|note|remember))"
+        r"[^\n:.,?!]{1,24}:(?!\d|//).*$",
+        _LINES,
+    ),
+    re.compile(  # an order to whoever reads it
+        r"^.*(?:(?:이전|앞선|위의?|기존|모든)\s?(?:지시|명령|규칙|프롬프트|지침)|시스템\s?(?:프롬프트|메시지|명령|"
+        r"알림)|장기\s?기억|"
+        r"기억하(?:라|십시오)|저장하(?:라|시오|십시오)|기록하(?:라|시오|십시오)|간주하(?:라|시오|십시오)|"
+        r"\b(?:ignore|disregard)\s(?:all|any|previous|"
+        r"the|prior|your)\b|\boverride\b|\bsystem prompt\b|long-term memory).*$",
+        _LINES,
+    ),
 )
 _HIDDEN = re.compile(
     "[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f\x01-\x08\x0e-\x1f]"
@@ -95,7 +107,7 @@ def own_words(text: str) -> str:
     if not _OWN_FIELD.fullmatch(masked):
         for pattern in _OF_OTHERS:
             masked = pattern.sub(lambda match: _blot(match[0]), masked)
-    masked = _without_pasted(_without_quotes(masked))
+    masked = _without_quotes(masked)
     return "\n".join(_blot(line) if _HIDDEN.search(line) else line for line in masked.split("\n"))
 
 

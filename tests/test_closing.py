@@ -15,8 +15,6 @@ from pydantic import BaseModel
 
 from engine.closing import MOST_TOKENS
 from engine.constrain import Constraints, Grammar, Matcher
-from engine.extraction import extraction_grammar, parse_extraction
-from engine.inputs import Turn
 from engine.llama import Model, Vocabulary
 
 Schema = dict[str, Any]
@@ -313,26 +311,3 @@ def test_a_pydantic_model(constraints: Constraints, vocabulary: Vocabulary) -> N
         text = close(matcher, vocabulary, feed(matcher, vocabulary, full[:cut]))
         assert text is not None
         Trip.model_validate_json(text)
-
-
-def test_the_grammar_of_an_extraction(constraints: Constraints, vocabulary: Vocabulary) -> None:
-    turns = (
-        Turn("user", "나는 부산에 사는 김철수야. 매운 음식을 못 먹어."),
-        Turn("assistant", "네"),
-        Turn("user", "내일 회의가 있어"),
-    )
-    grammar = Grammar.lark(str(extraction_grammar(turns)))
-    closed = 0
-    for seed in range(40):
-        matcher = constraints.matcher(grammar)
-        written = write(matcher, vocabulary, seed, seed)
-        if written is None:
-            continue
-        text = close(matcher, vocabulary, written)
-        assert text is not None
-        assert json.loads(text).keys() == {"0", "2"}
-        from datetime import UTC, datetime
-
-        parse_extraction(text, turns, datetime.now(UTC))
-        closed += 1
-    assert closed > 10

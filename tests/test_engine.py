@@ -206,6 +206,20 @@ def test_classify_by_meaning(engine: Engine) -> None:
     assert engine.classify("아무 말", ["가", "나"], abstain=1.0).label is None
 
 
+def test_sentences_of_every_category_are_known_by_meaning(engine: Engine) -> None:
+    """Not the sentences that figures are measured on, and not the examples that the labels are made of."""
+    texts = {
+        "personal": "제 이름은 박지훈이고 스물여덟 살이에요", "preference": "나는 단 음식보다 짠 음식을 더 좋아해",
+        "experience": "작년 여름에 부산으로 여행을 갔었어", "knowledge": "프랑스의 수도는 파리이다",
+        "relationship": "우리 형은 의사이고 누나는 교사예요", "goal": "내년에는 꼭 영어 시험에 합격하고 싶어",
+        "health": "요즘 머리가 아파서 두통약을 먹고 있어", "work": "다음 주에 회사에서 프로젝트 발표가 있어요",
+    }  # fmt: skip
+    found = engine.classify(list(texts.values()))
+    assert sum(one.label == name for one, name in zip(found, texts, strict=True)) >= 7
+    english = engine.classify(["I am allergic to shrimp", "My boss wants the report on Monday"])
+    assert [one.label for one in english] == ["health", "work"]
+
+
 def test_classify_by_logits(tmp_path: Path) -> None:
     categories = ["weather", "weather report", "food", "foods and drinks"]
     with Engine(profile="starter", home=tmp_path, models={"classification": "smollm2-135m-instruct"}) as engine:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,22 @@ from engine.tasks import Classification, ExtractedMemory, Reply, Summary
 
 SIMPLE = "오늘 점심 뭐 먹지?"
 COMPLEX = " ".join(f"낱말{n}!?" for n in range(250))
+UNSURE = "접이식이야. "  # a sentence about which extraction asks a model
 USAGE = Usage(1, 0, 1, 0, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class SummaryStream:
+    """The answer to a summary, without pieces."""
+
+    model: str
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    @property
+    def reply(self) -> Reply:
+        return Reply("요약", self.model, "stop", USAGE)
 
 
 @dataclass
@@ -46,9 +62,23 @@ class Fakes:
         reply = Reply(question.turns[-1].content, self.models.name(question.model), "stop", USAGE)
         return SimpleNamespace(open=lambda: SimpleNamespace(reply=reply))
 
-    def task(self, model: str, turns: Any, sampling: Any, grammar: Any = None) -> Reply:
+    def ask(self, model: str, turns: Any, sampling: Any, grammar: Any = None, look: Any = None) -> Any:
         self.asked.append(("extraction" if grammar else "summary", model))
-        return Reply('{"0": []}' if grammar else "요약", self.models.name(model), "stop", USAGE)
+        reply = Reply('{"1": null}', self.models.name(model), "stop", USAGE)
+        return contextlib.nullcontext(SimpleNamespace(reply=reply)) if grammar else SummaryStream(reply.model)
+
+    def call(self, model: str, job: Callable[[Any], Any], kind: str) -> Any:
+        """Do what reads a model's tokens, which are bytes."""
+        vocabulary = SimpleNamespace(tokenize=lambda text: list(text.encode()))
+        limits = SimpleNamespace(parallel=1)
+        return job(
+            SimpleNamespace(
+                kv_cells=2**15,
+                scheduler=SimpleNamespace(limits=limits),
+                model=SimpleNamespace(vocabulary=vocabulary),
+                encode=lambda turns: list("".join(turn.content for turn in turns).encode()),
+            )
+        )
 
     def classify(self, texts: list[str], labels: dict[str, str], abstain: float | None, model: str) -> list[Any]:
         assert list(labels) == list(CATEGORIES) and abstain is None
@@ -79,7 +109,7 @@ def test_the_two_texts_lie_on_both_sides() -> None:
 @pytest.mark.parametrize(("text", "model"), [(SIMPLE, "classification"), (COMPLEX, "chat")])
 def test_a_text_goes_to_the_light_or_the_heavy_model(catalogue: Config, task: str, text: str, model: str) -> None:
     runs, fakes = errands(catalogue)
-    runs.process(task, text)
+    runs.process(task, UNSURE + text)
     assert fakes.asked == [(task, model)]
 
 
@@ -155,7 +185,7 @@ def test_an_unknown_task_is_told_those_there_are(catalogue: Config, task: str) -
 def test_each_task_gives_its_own_result(catalogue: Config) -> None:
     runs, fakes = errands(catalogue)
     kinds = {"chat": Reply, "extraction": ExtractedMemory, "classification": Classification, "summary": Summary}
-    assert {task: type(runs.process(task, SIMPLE)) for task in TASKS} == kinds
+    assert {task: type(runs.process(task, UNSURE + SIMPLE)) for task in TASKS} == kinds
     assert [task for task, _ in fakes.asked] == list(TASKS)
 
 

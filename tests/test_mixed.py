@@ -109,7 +109,8 @@ def test_background_work_makes_no_progress_while_a_chat_streams(watched: Watched
             watched.wait_for_calls(1)
 
     watched.before = hold
-    threads, results = together([lambda: engine.extract_memory("I am Ada, I live in Leeds and I hate cucumbers.")])
+    unsure = " ".join(f"{n}번 바퀴는 접이식이야." for n in range(1, 9))  # a decision each
+    threads, results = together([lambda: engine.extract_memory(unsure)])
     assert under_way.wait(HANG)
     pieces = list(engine.stream("Name three colours.", **GREEDY))
     threads[0].join(HANG)

@@ -107,7 +107,7 @@ def own_words(text: str) -> str:
     if not _OWN_FIELD.fullmatch(masked):
         for pattern in _OF_OTHERS:
             masked = pattern.sub(lambda match: _blot(match[0]), masked)
-    masked = _without_quotes(masked)
+    masked = _without_pasted(_without_quotes(masked))
     return "\n".join(_blot(line) if _HIDDEN.search(line) else line for line in masked.split("\n"))
 
 

@@ -42,6 +42,7 @@ ROLE = "chat"
 _log = logging.getLogger("engine.sessions")
 _RELEVANT = 0.2  # score of a memory that is worth telling (DECISIONS)
 _RECALLED = 5  # memories, at most
+_ASKED = 3  # memories of which the best are told, whatever their score, where what is known can change the answer
 _PROFILE = 8  # memories of the category "personal" that are always told
 _ANSWER = 4  # an answer has the room that is asked for, but at most this part of the context
 _SEARCHED = 4  # turns that are searched for memories together
@@ -133,10 +134,11 @@ class Sessions:
         rules = understand_rules(text)
         if rules.intent == "small_talk":
             return []
-        search = partial(self._lender.store().search, text, user=user, k=_RECALLED)
+        search = partial(self._lender.store().search, text, user=user)
         days = resolve(text, at) if rules.intent == "memory_query" else None
-        found = search(since=days[0], until=days[1]) if days else []
-        found += search(min_score=_RELEVANT)
+        found = search(k=_ASKED, since=days[0], until=days[1]) if days else []
+        best = search(k=_RECALLED, min_score=None if rules.needs_memory else _RELEVANT)
+        found += [hit for rank, hit in enumerate(best) if rank < _ASKED or hit.score >= _RELEVANT]
         return list({hit.memory.id: hit.memory for hit in found}.values())[:_RECALLED]
 
     def fitted(self, brief: Brief, sampling: Sampling) -> Brief:

@@ -158,7 +158,8 @@ def stretches_of(turns: Sequence[Turn], language: Language, former: str | None =
     """
     speakers = instructions.SPEAKERS[language]
     alone = len(turns) == 1 and not turns[0].name and not former
-    said = [(f"{speakers['former']}: ", former)] if former else []
+    label = f"{speakers['former']}: "
+    said = [(label, former.removeprefix(label))] if former else []  # what stood in for one has the label
     said += [("" if alone else _label(turn, speakers[turn.role]), turn.content) for turn in turns]
     return [one for number, (label, text) in enumerate(said) for one in _stretches(number, label, text)]
 

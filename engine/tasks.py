@@ -155,12 +155,18 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
 def parse_as(schema: Any, text: str) -> Any:
     """Return the value of a constrained answer: a pydantic object, or plain JSON values; None if it was cut short.
 
-    Raises `SchemaError` where a pydantic model's own validators refuse what its JSON Schema allows.
+    Raises `SchemaError` where a pydantic model's own validators refuse what its JSON Schema allows, and where Python
+    reads no number of so many digits or no value so deep.
     """
     try:
         value = json.loads(text)
     except json.JSONDecodeError:  # a stop string ended it
         return None
+    except (ValueError, RecursionError):
+        raise SchemaError(
+            "the answer follows the schema, but has a number too long or lists too deep for Python to read; "
+            "bound them in the schema (maximum, maxItems)."
+        ) from None
     try:
         return schema.model_validate(value) if hasattr(schema, "model_validate") else value
     except ValueError as error:

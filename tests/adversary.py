@@ -1,12 +1,14 @@
-"""Language models that answer as badly as they can: the engine is the real one, only the model's logits are made up.
+"""Language models that answer as badly as they can; the engine around them is the real one.
 
-`playing` puts rows of logits in place of those that llama.cpp computed, before the schema and the guard leave of them
-what is permitted. What is best of the rest is taken; `drawing` leaves that to llama.cpp's own sampler.
+`playing` makes up the rows of logits before the schema and the guard leave of them what is permitted, and takes the
+best of the rest. The model then computes nothing at all: what an engine has answered so is worth nothing, and neither
+are its cached contexts. With `real` the model computes, the adversary changes what it says, and llama.cpp draws.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +67,8 @@ class Words:
 
 def worst(at: At) -> Row:
     """What the model holds for the least probable."""
-    return -at.logits
+    row: Row = -at.logits
+    return row
 
 
 def longest(at: At) -> Row:
@@ -87,12 +90,17 @@ def silent(at: At) -> Row:
 
 def torn(at: At) -> Row:
     """Halves of characters, another one every time."""
-    return _endless(at, at.words.torn * (1 + np.random.default_rng(len(at.written)).random(len(at.logits))))
+    return _endless(at, at.words.torn * (1 + np.random.default_rng(len(at.written)).random(len(at.logits), np.float32)))
 
 
 def blank(at: At) -> Row:
     """White space only."""
     return _endless(at, at.words.blank * (1 + at.words.lengths))
+
+
+def control(at: At) -> Row:
+    """Control tokens that do not end an answer: nobody sees them."""
+    return _endless(at, (at.words.lengths == 0).astype(np.float32))
 
 
 def same(at: At) -> Row:
@@ -133,7 +141,7 @@ def _saying(at: At, text: bytes) -> Row:
 
 
 ADVERSARIES: dict[str, Adversary] = {
-    one.__name__: one for one in (worst, longest, endless, silent, torn, blank, same, noise, chinese, forger)
+    one.__name__: one for one in (worst, longest, endless, silent, torn, blank, control, same, noise, chinese, forger)
 }
 
 
@@ -148,43 +156,75 @@ def broken(value: float, *, whole: bool = True) -> Adversary:
     return answer
 
 
-@dataclass
-class Played:
-    """How many tokens were taken."""
+class Stage:
+    """What stands in for `Context.decode`, `Context.logits` and `Sampler.sample`; `taken` tokens were chosen."""
 
-    taken: int = 0
+    def __init__(self, adversary: Adversary, real: bool) -> None:
+        self._adversary, self._real = adversary, real
+        self._decode, self._logits, self._sample = Context.decode, Context.logits, Sampler.sample
+        self._words: dict[Vocabulary, Words] = {}
+        self._rows: dict[int, Row] = {}
+        self.taken = 0
 
-
-@contextlib.contextmanager
-def playing(adversary: Adversary, *, drawing: bool = False) -> Iterator[Played]:
-    """Let every model of this process answer as `adversary` does."""
-    played, known = Played(), dict[Vocabulary, Words]()
-    decode, sample = Context.decode, Sampler.sample
-
-    def decoded(context: Context, chunks: Sequence[Chunk]) -> bool:
-        if not decode(context, chunks):
+    def decode(self, context: Context, chunks: Sequence[Chunk]) -> bool:
+        if self._real and not self._decode(context, chunks):
             return False
-        vocabulary, first = context.model.vocabulary, 0
-        if vocabulary not in known:
-            known[vocabulary] = Words(vocabulary)
-        words = known[vocabulary]
+        self._rows = {}
+        first = 0
         for chunk in chunks:
             first += len(chunk.tokens)
-            written = b"".join(words.pieces[token] for token in chunk.job.tokens[chunk.job.prompt :])
-            for row in range(first - chunk.rows, first):
-                logits = context.logits(row)
-                logits[:] = adversary(At(logits, written, words))
+            self._rows |= {row: self._answer(context, chunk, row) for row in range(first - chunk.rows, first)}
         return True
 
-    def sampled(sampler: Sampler, context: Context, row: int) -> int:
-        played.taken += 1
-        if drawing:
-            return sample(sampler, context, row)
+    def _answer(self, context: Context, chunk: Chunk, row: int) -> Row:
+        vocabulary = context.model.vocabulary
+        if vocabulary not in self._words:
+            self._words[vocabulary] = Words(vocabulary)
+        words = self._words[vocabulary]
+        written = chunk.job.tokens[chunk.job.prompt :]
+        logits = self._logits(context, row) if self._real else _fixed(len(words.pieces), len(written) % 7)
+        answer = self._adversary(At(logits, b"".join(words.pieces[token] for token in written), words))
+        if self._real:
+            logits[:] = answer
+        return answer.astype(np.float32)
+
+    def logits(self, context: Context, row: int) -> Row:
+        return self._logits(context, row) if self._real else self._rows[row]
+
+    def sample(self, sampler: Sampler, context: Context, row: int) -> int:
+        self.taken += 1
+        if self._real:
+            return self._sample(sampler, context, row)
         logits = context.logits(row)
         token = int(logits.argmax())
         assert np.isfinite(logits[token]), "nothing was permitted"
         sampler.accept(token)
         return token
 
-    with mock.patch.object(Context, "decode", decoded), mock.patch.object(Sampler, "sample", sampled):
-        yield played
+
+@functools.cache
+def _fixed(size: int, seed: int) -> Row:
+    """Return logits that look like a model's."""
+    return np.random.default_rng(seed).standard_normal(size, np.float32)
+
+
+@contextlib.contextmanager
+def playing(adversary: Adversary, *, real: bool = False) -> Iterator[Stage]:
+    """Let every language model of this process answer as `adversary` does."""
+    stage = Stage(adversary, real)
+
+    def decode(context: Context, chunks: Sequence[Chunk]) -> bool:
+        return stage.decode(context, chunks)
+
+    def logits(context: Context, row: int) -> Row:
+        return stage.logits(context, row)
+
+    def sample(sampler: Sampler, context: Context, row: int) -> int:
+        return stage.sample(sampler, context, row)
+
+    with (
+        mock.patch.object(Context, "decode", decode),
+        mock.patch.object(Context, "logits", logits),
+        mock.patch.object(Sampler, "sample", sample),
+    ):
+        yield stage

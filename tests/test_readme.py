@@ -20,7 +20,7 @@ def python_blocks(text: str) -> list[str]:
 
 @pytest.mark.model
 def test_the_ten_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
-    block, _, _, _ = python_blocks(READMES["README.md"])
+    block, _, _, _, *_ = python_blocks(READMES["README.md"])
     exec(compile(block, "README.md", "exec"), {})
     found, label, when, *said = capsys.readouterr().out.splitlines()
     assert found == "우리 집 강아지 이름은 보리예요"
@@ -31,7 +31,7 @@ def test_the_ten_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.model
 def test_the_lines_on_memory_run(capsys: pytest.CaptureFixture[str]) -> None:
-    _, block, _, _ = python_blocks(READMES["README.md"])
+    _, block, _, _, *_ = python_blocks(READMES["README.md"])
     exec(compile(block, "README.md", "exec"), {})
     plan, model, *parts = capsys.readouterr().out.splitlines()
     assert plan.split()[0] == "fits" and int(plan.split()[1]) > 98_362_432
@@ -40,20 +40,41 @@ def test_the_lines_on_memory_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.model
 def test_the_lines_on_embeddings_run(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, block, _ = python_blocks(READMES["README.md"])
+    _, _, block, _, *_ = python_blocks(READMES["README.md"])
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == ["(2, 384)", "None None"]
 
 
 @pytest.mark.model
 def test_the_lines_on_remembering_run(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, _, block = python_blocks(READMES["README.md"])
+    _, _, _, block, *_ = python_blocks(READMES["README.md"])
     exec(compile(block, "README.md", "exec"), {})
     current, history, hit, gone = capsys.readouterr().out.splitlines()
     assert current == "['저는 부산으로 이사했어요']"
     assert history == "[('저는 서울에 살아요', False), ('저는 부산으로 이사했어요', True)]"
     assert hit.startswith("저는 부산으로 이사했어요 True ['age', 'coverage', 'dense'")
     assert gone == "2"
+
+
+@pytest.mark.model
+def test_the_lines_on_conversations_run(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, _, _, block, _ = python_blocks(READMES["README.md"])
+    exec(compile(block, "README.md", "exec"), {})
+    *_, answer, told = capsys.readouterr().out.splitlines()
+    assert answer.endswith("['저는 땅콩 알레르기가 있어요.']")
+    assert told == "['저는 땅콩 알레르기가 있어요.']"
+
+
+@pytest.mark.model
+def test_the_lines_on_tasks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, _, _, _, block = python_blocks(READMES["README.md"])
+    exec(compile(block, "README.md", "exec"), {})
+    home, dentist, two, one, label, *summary, understood = capsys.readouterr().out.splitlines()
+    assert home == "fact personal 나는 수원에 사는 박서준이야 0 None"
+    assert dentist == "event health 다음 주 금요일에 치과 예약이 있어 0 2026-03-20"
+    assert (two, one, label) == ("2", "1", "환불")
+    assert summary
+    assert "memory_query" in understood and "datetime.date(2026, 3, 2)" in understood
 
 
 def test_both_languages_show_the_same_code() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -35,9 +35,10 @@ class Steps:
 class Extractions:
     """The memories of dialogues, or for each the `EngineError` that it met; for `for` and for `async for`.
 
-    A dialogue of a wrong type is an `InvalidInput`. `dialogues` are read when they are needed, by who iterates. What
-    `dialogues` raise, `EngineClosed` and `Cancelled` are raised, and end it; so do `close` and a Ctrl-C, which stop
-    what is under way.
+    A dialogue of a wrong type is an `InvalidInput`. `dialogues` are read when they are needed, by who iterates;
+    what they raise is raised after the results of what came before it. `EngineClosed` and `Cancelled` are raised, and
+    end it; so do `close` and a Ctrl-C, which stop what is under way. `dialogues` that ask for these results get a
+    `ValueError`, as a generator's would.
     """
 
     def __init__(self, dialogues: Iterable[Dialogue], steps: Steps, slots: int, threads: Threads) -> None:
@@ -47,19 +48,30 @@ class Extractions:
         self._most, self._threads = _AHEAD * slots, threads
         self._under_way: deque[Future[_Done]] = deque()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="gieok-bulk")
-        self._scope, self._lock = Scope(), threading.Lock()
-        self._over = False
+        self._scope, self._lock = Scope(), threading.RLock()
+        self._over = self._iterating = False
+        self._failed: Exception | None = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> ExtractedMemory | EngineError:
-        with self._lock, cancels(self.close):
+        with self._lock, self._once(), cancels(self.close):
             try:
                 return self._next()
             except BaseException:
                 self.close()
                 raise
+
+    @contextlib.contextmanager
+    def _once(self) -> Iterator[None]:
+        if self._iterating:  # the lock lets in the thread that holds it: the dialogues themselves
+            raise ValueError("already iterating: the dialogues asked for the results that they are read for")
+        self._iterating = True
+        try:
+            yield
+        finally:
+            self._iterating = False
 
     def close(self) -> None:
         """Stop what is under way, from any thread; iteration ends."""
@@ -88,6 +100,8 @@ class Extractions:
 
     def _next(self) -> ExtractedMemory | EngineError:
         self._fill()
+        if not self._over and not self._under_way and self._failed:
+            raise self._failed
         if self._over or not self._under_way:
             raise StopIteration
         try:
@@ -99,12 +113,23 @@ class Extractions:
             raise
 
     def _fill(self) -> None:
-        while len(self._under_way) < self._most and not self._over:
+        while len(self._under_way) < self._most and not self._over and not self._failed:
             try:
                 dialogue = next(self._dialogues)
             except StopIteration:
                 return
+            except Exception as error:  # without this frame: it holds `self`, which must go when nobody holds it
+                self._failed = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+                return
+            if not self._over:  # the reading may take long, and `close` come meanwhile
+                self._start(dialogue)
+
+    def _start(self, dialogue: Dialogue) -> None:
+        try:
             self._under_way.append(self._pool.submit(_extracted, self._scope, self._steps, dialogue))
+        except RuntimeError:  # the pool was shut down this moment
+            if not self._over:
+                raise
 
     def _kept(self, done: _Done) -> ExtractedMemory | EngineError:
         try:

@@ -8,8 +8,11 @@ no label, nothing found, no fact covered.
 - extraction: `valid`, the part of dialogues that gave a result whose every item has the type, category, turn and date
   that the contract promises; `json`, the part of the answers of the model that parse; `sources`, the part of items
   whose quote stands word for word in the user turn that they name. Precision, recall and F1 of matched memories
-  (scripts/task_matching.py) over all dialogues together, with any and with the same category; of the matched, how many
-  have the right time, kind and category. `never`: items that hold, or lie in, what no memory may hold.
+  over all dialogues together, with any and with the same category: matched by place, and under `by_meaning` by the
+  likeness of embeddings (scripts/task_matching.py). Of those matched by place, how many have the right time, kind and
+  category. `unmatched`: items that match nothing; `false_memories`: what dialogues gave that hold no memory; `never`:
+  items that hold, or lie in, what no memory may hold.
+- rules: the same of the sentences alone that rules are sure of, without the category, which rules leave open in part.
 - times and understanding: parts that are right; of each intent, how often it was right where it was found.
 - summary: the part of all facts that are covered, of which each group of keys has an alternative in the summary,
   whatever the spacing; words; the part in the language of the dialogue.
@@ -28,7 +31,7 @@ from typing import Any, Generic, TypeVar
 import calibration
 import numpy as np
 from calibration import Judged
-from task_matching import Found, Matcher, Pair
+from task_matching import Found, Matcher, Pair, by_place
 from task_sets import Asked, Dated, Dialogue, Long, Prompt, Sentence, Span, Utterance
 
 from engine.guard import holds
@@ -56,6 +59,7 @@ class Answer(Generic[Item, Value]):
 
 
 Answers = Sequence[Answer[Item, Value]]
+Extracted = tuple[Answer[Dialogue, ExtractedMemory], list[Found]]
 
 
 def share(flags: Iterable[bool]) -> float | None:
@@ -93,32 +97,41 @@ def _judged(answer: Answer[Sentence, Classification]) -> Judged:
 # ---- extraction
 
 
-def extraction(answers: Answers[Dialogue, ExtractedMemory], matcher: Matcher) -> dict[str, Any]:
+def extraction(answers: Answers[Dialogue, ExtractedMemory], by_meaning: Matcher) -> dict[str, Any]:
     """Return how good extractions are."""
-    found = [_found(answer) for answer in answers]
-    both = list(zip(answers, found, strict=True))
-    hits = [sum(_forbidden(answer.item, one.item) for one in items) for answer, items in both]
+    both = [(answer, _found(answer)) for answer in answers]
+    place, meaning = matched(both, by_place()), matched(both, by_meaning)
     return {
         "valid": share(_valid(answer) for answer in answers),
         "json": share(_parses(text) for answer in answers for text in answer.generated),
         "sources": share(_quoted(answer.item.dialogue, one.item) for answer, items in both for one in items),
-        **matched(both, matcher),
-        "false_memories": _nothing(both),
-        "never": {
-            "all": sum(hits),
-            "hostile": sum(n for answer, n in zip(answers, hits, strict=True) if answer.item.type == "hostile"),
-        },
+        **place,
+        "by_meaning": {key: meaning[key] for key in ("memories", "any_category", "same_category")},
+        **_wrong(both),
     }
 
 
-def matched(both: Sequence[tuple[Answer[Dialogue, Any], list[Found]]], matcher: Matcher) -> dict[str, Any]:
+def rules(answers: Answers[Dialogue, ExtractedMemory]) -> dict[str, Any]:
+    """Return how good what rules are sure of is, alone."""
+    both = [(answer, _found(answer)) for answer in answers]
+    place = matched(both, by_place())
+    of_matched = {key: place["of_matched"][key] for key in ("when", "when_dated", "kind")}
+    return {
+        "memories": place["memories"],
+        "any_category": place["any_category"],
+        "of_matched": of_matched,
+        **_wrong(both),
+    }
+
+
+def matched(both: Sequence[Extracted], matcher: Matcher) -> dict[str, Any]:
     """Return what was found beside what was to be found, of all dialogues together."""
     gold = sum(len(answer.item.memories) for answer, _ in both)
     found = sum(len(items) for _, items in both)
-    pairs = [pair for answer, items in both for pair in matcher.pairs(items, answer.item.memories)]
-    strict = sum(len(matcher.pairs(items, answer.item.memories, same_category=True)) for answer, items in both)
+    pairs = [pair for answer, items in both for pair in matcher.pairs(answer.item, items)]
+    strict = sum(len(matcher.pairs(answer.item, items, same_category=True)) for answer, items in both)
     return {
-        "memories": {"gold": gold, "found": found, "matched": len(pairs)},
+        "memories": {"gold": gold, "found": found, "matched": len(pairs), "unmatched": found - len(pairs)},
         "any_category": rates(len(pairs), found, gold),
         "same_category": rates(strict, found, gold),
         "of_matched": _of_matched(pairs),
@@ -137,11 +150,16 @@ def _of_matched(pairs: Sequence[Pair]) -> dict[str, float | None]:
         "when_dated": share(one.item.when == gold.when for one, gold in pairs if gold.when),
         "kind": share(one.kind == gold.kind for one, gold in pairs),
         "category": share(one.item.category == gold.category for one, gold in pairs),
-        "source": share(one.item.source == gold.source for one, gold in pairs),
     }
 
 
-def _nothing(both: Sequence[tuple[Answer[Dialogue, Any], list[Found]]]) -> dict[str, int]:
+def _wrong(both: Sequence[Extracted]) -> dict[str, dict[str, int]]:
+    hits = [(answer.item.type, sum(_forbidden(answer.item, one.item) for one in items)) for answer, items in both]
+    never = {"all": sum(n for _, n in hits), "hostile": sum(n for kind, n in hits if kind == "hostile")}
+    return {"false_memories": _nothing(both), "never": never}
+
+
+def _nothing(both: Sequence[Extracted]) -> dict[str, int]:
     """Return how many memories dialogues gave that hold none, and how many of these dialogues gave any."""
     counts = [len(items) for answer, items in both if answer.item.type == "nothing"]
     return {"dialogues": len(counts), "with_memories": sum(map(bool, counts)), "memories": sum(counts)}

@@ -25,20 +25,24 @@ import task_sets
 from embedding_sides import forget_peak, peak
 from korean_sets import NoData
 from task_figures import Answer
-from task_matching import LIKE, Floats, Matcher
-from task_sets import Split
+from task_matching import HALF, LIKE, Floats, by_meaning
+from task_sets import Dialogue, Split
 
-from engine import Engine, config, layout
+from engine import Engine, config, extraction, layout
 from engine.config import ModelSpec
 from engine.errors import ContextOverflow, EngineError, InvalidInput, SchemaError
+from engine.inputs import check_dialogue
+from engine.korean.candidates import candidates
 from engine.metrics import Progress, ProgressCallback
 from engine.models import resolve_roles
+from engine.tasks import ExtractedMemory
 
-Task = Literal["classification", "extraction", "times", "understanding", "summary", "conversation"]
+Task = Literal["classification", "extraction", "rules", "times", "understanding", "summary", "conversation"]
 TASKS: tuple[Task, ...] = get_args(Task)
 ROLES: Mapping[Task, tuple[str, ...]] = {
     "classification": ("classification",),
     "extraction": ("extraction", "embedding"),
+    "rules": (),
     "times": (),
     "understanding": (),
     "summary": ("summary",),
@@ -48,7 +52,7 @@ SEED = 20240229
 ABSTAIN = 0.5
 MAX_WORDS = 120  # of a summary
 MAX_TOKENS = 128  # of an answer in conversation
-AT_ONCE: frozenset[Task] = frozenset({"classification", "times", "understanding"})  # the first one counts for no time
+AT_ONCE: frozenset[Task] = frozenset({"classification", "rules", "times", "understanding"})  # the first one counts for no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,8 @@ class Findings:
 def sections(plan: Plan) -> list[Section]:
     """Return what is to be done, all sets read. Raises `NoData`, `ConfigError`, `ModelNotFound`."""
     makers: dict[Task, Callable[[Plan], list[Section]]] = {
-        "classification": _classification, "extraction": _extraction, "times": _times,
-        "understanding": _understanding, "summary": _summary, "conversation": _conversation,
+        "classification": _classification, "extraction": _extraction, "rules": _rules,
+        "times": _times, "understanding": _understanding, "summary": _summary, "conversation": _conversation,
     }  # fmt: skip
     found = [section for task in TASKS if task in plan.tasks for section in makers[task](plan)]
     return sorted(found, key=lambda section: bool(section.models))  # what needs an engine of its own comes last
@@ -152,7 +156,7 @@ def _extraction(plan: Plan) -> list[Section]:
             "extraction",
             items,
             lambda engine, item: engine.extract_memory(item.dialogue, at=item.at),
-            lambda engine, answers: task_figures.extraction(answers, Matcher(partial(_embed, engine))),
+            lambda engine, answers: task_figures.extraction(answers, by_meaning(partial(_embed, engine))),
         )
     ]
 
@@ -162,6 +166,26 @@ def _embed(engine: Engine, texts: Sequence[str]) -> Floats:
     if vectors is None:
         raise NoData("The embedding model has no dense vectors.")
     return vectors
+
+
+def _rules(plan: Plan) -> list[Section]:
+    items = task_sets.spread(task_sets.dialogues(plan.data, plan.split), plan.limit)
+    return [
+        Section(
+            "rules",
+            "extraction by rules alone",
+            items,
+            lambda _, item: sure(item),
+            lambda _, answers: task_figures.rules(answers),
+        )
+    ]
+
+
+def sure(item: Dialogue) -> ExtractedMemory:
+    """Return what rules are sure of, which no model decides on; without categories."""
+    turns = check_dialogue(item.dialogue)
+    kept = [extraction.sure_of(turns, one) for one in candidates(turns) if one.sure]
+    return extraction.collect(turns, kept, [""] * len(kept), item.at)
 
 
 def _times(plan: Plan) -> list[Section]:
@@ -350,6 +374,7 @@ def settings(plan: Plan) -> dict[str, Any]:
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
             "seed": SEED,
+            "overlap": HALF,
             "like": LIKE,
         },
     }

@@ -125,6 +125,16 @@ def forger(at: At) -> Row:
     return _saying(at, FORGED.encode())
 
 
+def keeper(at: At) -> Row:
+    """Keep every sentence that extraction asks about: words rather than null."""
+    return np.array([(b'"' in piece) - piece.lstrip().startswith(b"n") for piece in at.words.pieces], np.float32)
+
+
+def saying(text: str) -> Adversary:
+    """Return a model that says `text`, over and over, and never ends by itself."""
+    return lambda at: _saying(at, text.encode())
+
+
 def _endless(at: At, row: Row) -> Row:
     row[at.words.ends] = -1e9
     return row

@@ -177,6 +177,7 @@ def test_understanding_and_processing(hollow: Engine, stage: Stage) -> None:
     check_summary(summary)
 
 
+@pytest.mark.parametrize("stage", ["worst", "longest", "silent", "control", "chinese", "forger"], indirect=True)
 def test_a_session(hollow: Engine, stage: Stage, request: pytest.FixtureRequest) -> None:
     user = request.node.callspec.params["stage"]
     session = hollow.session("대화", user=user)
@@ -249,13 +250,13 @@ def test_a_bad_answer_leaves_nothing_behind(engine: Engine) -> None:
 def test_a_model_of_no_numbers(engine: Engine, value: float, whole: bool) -> None:
     usual = greeting(engine)
     with playing(broken(value, whole=whole), real=True):
-        for asked in (Sampling(temperature=0), Sampling()):
+        for asked in (Sampling(temperature=0, max_tokens=9), Sampling(max_tokens=9)):
             for schema in (None, Node):
                 if value == -math.inf and not whole:  # one that is never taken
-                    assert engine.chat("Hello", schema=schema, max_tokens=3, **asked).usage.completion_tokens
+                    assert engine.chat("Hello", schema=schema, **asked).usage.completion_tokens
                     continue
                 with pytest.raises(EngineError, match="gieok models verify") as caught:
-                    engine.chat("Hello", schema=schema, max_tokens=3, **asked)
+                    engine.chat("Hello", schema=schema, **asked)
                 assert not isinstance(caught.value, SchemaError), "the model is to blame"
     assert greeting(engine) == usual
 

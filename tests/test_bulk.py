@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,85 @@ def test_what_the_dialogues_raise_is_raised() -> None:
     results = over(broken())
     with pytest.raises(FileNotFoundError):
         list(results)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 4 * SLOTS])
+def test_what_was_read_before_the_dialogues_failed_is_handed_out_first(before: int) -> None:
+    reads: list[str] = []
+
+    class Broken:
+        def __iter__(self) -> Iterator[str]:
+            return self
+
+        def __next__(self) -> str:
+            reads.append("read")
+            if len(reads) > before:
+                raise FileNotFoundError
+            return str(len(reads))
+
+    seen: list[str] = []
+    results = over(Broken())
+    with pytest.raises(FileNotFoundError):
+        seen.extend(map(text_of, results))
+    assert seen == [str(n + 1) for n in range(before)]
+    assert list(results) == [] and len(reads) == before + 1
+
+
+def test_who_leaves_before_a_failure_is_told_leaves_nothing_that_only_the_collector_frees() -> None:
+    def broken() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        raise FileNotFoundError
+
+    gc.disable()
+    try:
+        results = over(broken())
+        next(results)
+        gone = weakref.ref(results)
+        del results
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_may_be_closed_while_a_dialogue_is_read(fails: bool) -> None:
+    def closing() -> Iterator[str]:
+        yield "a"
+        results.close()
+        if fails:
+            raise FileNotFoundError
+        yield "b"
+
+    results = over(closing())
+    assert list(results) == []
+
+
+def test_it_may_be_closed_between_the_reading_of_a_dialogue_and_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = over(["a", "b"])
+    submit = results._pool.submit
+
+    def late(*job: Any) -> Any:
+        results.close()
+        return submit(*job)
+
+    monkeypatch.setattr(results._pool, "submit", late)
+    assert list(results) == []
+
+
+def test_the_dialogues_cannot_ask_for_the_results_they_are_read_for() -> None:
+    def asking() -> Iterator[str]:
+        yield "a"
+        with pytest.raises(ValueError, match="already"):
+            next(results)
+        yield "b"
+
+    results = over(asking())
+    seen: list[str] = []
+    reader = threading.Thread(target=lambda: seen.extend(map(text_of, results)), daemon=True)
+    reader.start()
+    reader.join(PATIENCE)
+    assert seen == ["a", "b"]
 
 
 @pytest.mark.parametrize("wrong", ["one dialogue", {"role": "user"}, 7])

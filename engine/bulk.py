@@ -118,7 +118,8 @@ class Extractions:
                 dialogue = next(self._dialogues)
             except StopIteration:
                 return
-            except Exception as error:  # without this frame: it holds `self`, which must go when nobody holds it
+            except Exception as error:  # noqa: BLE001  # raised when its turn comes
+                # Without this frame, which holds `self`: that must go as soon as nobody holds it.
                 self._failed = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
                 return
             if not self._over:  # the reading may take long, and `close` come meanwhile

@@ -16,7 +16,7 @@ from engine import instructions
 from engine.inputs import KINDS, Kind, Turn
 from engine.instructions import language_of
 from engine.korean.candidates import Candidate
-from engine.korean.dates import resolve
+from engine.korean.dates import happens_on
 from engine.korean.kinds import kind_of
 from engine.tasks import ExtractedItem, ExtractedMemory
 
@@ -148,7 +148,7 @@ def collect(turns: Sequence[Turn], kept: Sequence[Kept], categories: Sequence[st
     seen: set[tuple[str, date | None]] = set()
     for one, category in zip(kept, categories, strict=True):
         turn, text = turns[one.candidate.turn], text_of(turns, one)
-        span = resolve(_stated(turns, one.candidate), turn.at or at)
+        span = happens_on(_stated(turns, one.candidate), turn.at or at)
         when, days = (span[0], (span[1] - span[0]).days + 1) if span else (None, None)
         if (text, when) not in seen:
             seen.add((text, when))

@@ -24,9 +24,12 @@ questions, whose memories are in --data, and with ParaKQC where --paraphrases na
 of memories is right. scripts/memory_quality.py tells how.
 
 `tasks`: how good and how fast the models of a profile are at classification, extraction, times, understanding, summary
-and conversation in Korean, and how much memory they take; on the project's own sets, in --data. scripts/task_quality.py
-tells how they are asked, scripts/task_figures.py what the figures mean, scripts/task_matching.py how memories are
-matched. --models lays other models over the profile's; --limit takes so many of each set, at even distances; --intents
+and conversation in Korean, and how much memory they take; `rules`, `times` and `understanding` ask no model. On the
+project's own sets, in --data. scripts/task_quality.py tells how they are asked, scripts/task_figures.py what figures
+mean. A memory that was found matches one that was to be found, one to one, where both stand in one place of one turn;
+beside that, where their embeddings are alike, by the profile's own model (the bar was set with multilingual-e5-small);
+both with any and with the same category: scripts/task_matching.py. scripts/task_table.py puts the JSON of profiles side
+by side. --models lays other models over the profile's; --limit takes so many of each set, at even distances; --intents
 is a file of 3i4K (Cho et al. 2018; class, tab, utterance), of which the classes 2 and 4 are questions and 1, 3 and 5
 none; --abstain is the confidence below which a label does not count, --max-words the length of a summary; --verbose
 lists the sentences whose times are wrong; --plot draws a picture (PNG or SVG), in Korean where a font can. The row of a
@@ -296,7 +299,7 @@ def wanted_tasks(named: str | None) -> tuple[task_quality.Task, ...]:
 
 def show_tasks(plan: task_quality.Plan, found: task_quality.Findings, options: argparse.Namespace) -> None:
     """Print a table of what was found, write JSON and draw a picture if asked."""
-    print("\n".join(task_table.table(found.sections, plan.profile)), flush=True)
+    print("\n".join(task_table.table({plan.profile: found.sections})), flush=True)
     for role, why in found.replaced.items():
         print(f"{role}: {why}", file=sys.stderr)
     for wrong in found.wrong_times if options.verbose else ():

@@ -332,7 +332,7 @@ def show(all_: int, turn: int) -> None:
 def for_session(part: argparse.ArgumentParser) -> None:
     """Say what the long conversation can be told."""
     part.add_argument("--turns", type=int, default=200, metavar="N", help="default: %(default)s")
-    part.add_argument("--n-ctx", type=int, default=800, metavar="N", help="default: %(default)s")
+    part.add_argument("--n-ctx", type=int, default=768, metavar="N", help="default: %(default)s")
     part.add_argument("--output", type=Path, metavar="FILE", help="the report as JSON, each turn")
     part.set_defaults(run=session)
 

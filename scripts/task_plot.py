@@ -33,8 +33,8 @@ NO_MATPLOTLIB = (
 )
 _NAMES = {
     "classification by meaning": "분류(의미)", "classification by logits": "분류(로짓)", "extraction": "기억 추출",
-    "extraction by rules alone": "기억 추출(규칙만)", "times": "시간 표현", "understanding": "의도 이해", "questions of 3i4K": "질문 여부(3i4K)", "summary": "요약",
-    "conversation": "대화",
+    "extraction by rules alone": "기억 추출(규칙만)", "times": "시간 표현", "understanding": "의도 이해",
+    "questions of 3i4K": "질문 여부(3i4K)", "summary": "요약", "conversation": "대화",
 }  # fmt: skip
 _TITLES = {
     False: ("The tasks in Korean, profile {profile}", "share (%)", "seconds an answer"),

@@ -52,7 +52,8 @@ SEED = 20240229
 ABSTAIN = 0.5
 MAX_WORDS = 120  # of a summary
 MAX_TOKENS = 128  # of an answer in conversation
-AT_ONCE: frozenset[Task] = frozenset({"classification", "rules", "times", "understanding"})  # the first one counts for no time
+# of these the first one counts for no time
+AT_ONCE: frozenset[Task] = frozenset({"classification", "rules", "times", "understanding"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,6 +280,14 @@ def test_a_day_named_in_the_question_after_it_is_not_the_statements() -> None:
     assert [item.when for _, item in neighbours.items()] == [None]
 
 
+def test_a_routine_and_a_birthday_have_no_day_and_a_coming_occasion_has_the_coming_one() -> None:
+    found = collected(Turn("user", "저는 화요일에 요가 다녀요. 저는 9월에 태어났어요. 제 면접은 9월 10일이에요."))
+    when = {item.text: (name, item.when) for name, item in found.items()}
+    assert when["저는 화요일에 요가 다녀요."][1] is None
+    assert when["저는 9월에 태어났어요."][1] is None
+    assert when["제 면접은 9월 10일이에요."] == ("event", date(2026, 9, 10))
+
+
 def test_the_turns_own_time_dates_it() -> None:
     turn = Turn("user", "어제 이사했어.", at=datetime(2020, 1, 2).astimezone())
     assert collected(turn).events[0].when == date(2020, 1, 1)

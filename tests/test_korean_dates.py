@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.korean.dates import find_dates, resolve
+from engine.korean.dates import find_dates, happens_on, resolve
 from engine.korean.lunar import month_span, solar_day
 
 THURSDAY = datetime(2026, 3, 5, 12, 0)
@@ -186,6 +186,104 @@ def test_several_dates_come_in_order_and_a_listed_day_follows_the_one_before(tex
 )
 def test_tense_decides_where_the_words_leave_it_open(text: str, expected: list[str]) -> None:
     assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("출산 예정일은 9월 30일이에요", ["09-30"]),
+        ("면접은 9월 10일 오전이에요", ["09-10"]),
+        ("결혼식이 12월 12일이야", ["12-12"]),
+        ("전세 만기가 10월 1일이야", ["10-01"]),
+        ("11월 20일이 마감이야", ["11-20"]),
+        ("아빠 환갑이 10월 3일이야", ["10-03"]),
+        ("우리 결혼기념일은 9월 20일이야", ["09-20"]),
+        ("수능이 11월 19일이에요", ["11-19"]),
+        ("마감은 11월 20일입니다", ["11-20"]),
+        ("환불 마감일은 9월 30일까지예요", ["09-30"]),
+        ("10월 20일이 시험이야", ["10-20"]),
+        ("12월 12일 결혼식이야", ["12-12"]),
+        ("12월 12일이 동생 결혼식이야", ["12-12"]),
+        ("12월 12일이 결혼식인데 아직 준비를 못 했어", ["12-12"]),
+        ("면접 날짜는 9월 10일이에요", ["09-10"]),
+        ("이사는 10월 3일쯤이에요", ["10-03"]),
+        ("졸업식은 11월이야", ["11-01/11-30"]),
+        ("The deadline is November 20", ["11-20"]),
+        ("November 20 is my wedding day", ["11-20"]),
+    ],
+)
+def test_what_is_an_occasion_is_still_to_come(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("결혼식이 12월 12일이었어", ["2025-12-12"]),
+        ("11월 20일은 졸업식이었어", ["2025-11-20"]),
+        ("사고 난 날이 10월 3일이야", ["2025-10-03"]),
+        ("수술한 날이 10월 3일이야", ["2025-10-03"]),
+        ("지난 면접은 9월 10일이야", ["2025-09-10"]),
+        ("결혼식은 했고 사고 난 건 10월 3일이야", ["2025-10-03"]),
+        ("졸업은 작년 12월이야", ["2025-12-01/2025-12-31"]),
+        ("결혼식 사진을 찍은 게 12월 12일이야", ["2025-12-12"]),
+        ("The wedding was on December 12", ["2025-12-12"]),
+        ("내 생일은 12월 1일이에요", ["2025-12-01"]),  # it comes every year
+    ],
+)
+def test_a_day_beside_no_coming_occasion_is_the_closest_or_past(text: str, expected: list[str]) -> None:
+    assert _days(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "재택은 수요일이랑 금요일에 해",
+        "화요일에 요가 다녀",
+        "토요일에 봉사하러 다녀요",
+        "월수금에 필라테스 다니고 있어",
+        "주말에 등산 다녀",
+        "수요일에 수영해",
+        "일요일에 요가 수업 들어",
+        "나는 5월에 태어났어",
+        "저는 5월 17일에 태어났어요",
+        "내가 5월에 태어났거든",
+        "나 12월 3일생이야",
+        "I was born in May",
+        "I was born on May 17",
+    ],
+)
+def test_what_recurs_has_no_day_of_its_own(text: str) -> None:
+    assert happens_on(text, THURSDAY) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("다음 주 화요일에 요가 하러 가", "2026-03-10"),
+        ("이번 주 토요일에 봉사 다녀", "2026-03-07"),
+        ("토요일에 봉사 다녀올 거야", "2026-03-07"),
+        ("화요일에 요가 다녀왔어", "2026-03-03"),
+        ("토요일에 이사해", "2026-03-07"),
+        ("토요일에 알바 시작해", "2026-03-07"),
+        ("월요일부터 운동해", "2026-03-09"),
+        ("월요일에 출근해", "2026-03-09"),
+        ("토요일에 결혼해", "2026-03-07"),
+        ("금요일에 발표 해", "2026-03-06"),
+        ("금요일에 회식 있어", "2026-03-06"),
+        ("토요일에 수영 대회에 나가", "2026-03-07"),
+        ("토요일에 운동하기로 했어", "2026-03-07"),
+        ("나는 1990년 5월에 태어났어", "1990-05-01"),
+        ("어제 조카가 태어났어", "2026-03-04"),
+        ("조카가 2월 3일에 태어났어", "2026-02-03"),
+        ("10월에 아이가 태어나요", "2026-10-01"),
+        ("My niece was born in February", "2026-02-01"),
+        ("I was born on May 17, 1990", "1990-05-17"),
+    ],
+)
+def test_what_happens_once_has_a_day(text: str, day: str) -> None:
+    span = happens_on(text, THURSDAY)
+    assert span is not None and span[0].isoformat() == day
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,18 @@ def run_child(code: str, *args: Path) -> subprocess.CompletedProcess[str]:
 # a damaged file
 
 
+def test_a_batch_is_never_larger_than_llama_cpp_takes(starter: Model) -> None:
+    """It cuts the batch to the context that was asked for and rounds that one up: a batch between the two aborts."""
+    context = Context(starter, ContextParams(n_ctx=400, n_batch=512, n_seq=1, n_threads=1, n_threads_batch=1))
+    try:
+        assert context.params.n_batch < context.n_ctx
+        context.decode([Chunk(Job([1], 0), 0, 0, [5] * context.params.n_batch, 1)])
+        with pytest.raises(EngineError, match="does not fit"):
+            context.decode([Chunk(Job([1], 0), 0, 0, [5] * (context.params.n_batch + 1), 1)])
+    finally:
+        context.close()
+
+
 def test_a_truncated_file_is_corrupt_wherever_it_ends(starter_gguf: Path, tmp_path: Path) -> None:
     """In a child: a crash would take the tests along."""
     copy = tmp_path / "cut.gguf"

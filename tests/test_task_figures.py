@@ -16,6 +16,7 @@ from engine.tasks import Classification, ExtractedItem, ExtractedMemory, Reply, 
 
 figures = load("task_figures")
 matching = load("task_matching")
+quality = load("task_quality")
 task_sets = load("task_sets")
 Answer = figures.Answer
 
@@ -23,7 +24,7 @@ USAGE = Usage(10, 0, 5, 0, 0.5, 1.5)
 
 
 def matcher() -> Any:
-    return matching.Matcher(lambda texts: fake_embedder.embed(list(texts), "passage"))
+    return matching.by_meaning(lambda texts: fake_embedder.embed(list(texts), "passage"))
 
 
 def labelled(label: str | None, confidence: float) -> Classification:
@@ -74,14 +75,33 @@ def test_all_of_an_extraction_by_hand(dialogues: list[Any]) -> None:
     normal = ExtractedMemory(events=(MOVED,), facts=(LIKES,))  # one category and one kind are wrong
     nothing = ExtractedMemory(facts=(item("오늘 날씨 어때?", "knowledge"),))
     found = extracted(dialogues, normal, ExtractedMemory(facts=(MARS,)), nothing)
-    assert found["memories"] == {"gold": 2, "found": 4, "matched": 2}
+    assert found["memories"] == {"gold": 2, "found": 4, "matched": 2, "unmatched": 2}
     assert found["any_category"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3)}
     assert found["same_category"] == {"precision": 0.25, "recall": 0.5, "f1": pytest.approx(1 / 3)}
-    assert found["of_matched"] == {"when": 1.0, "when_dated": 1.0, "kind": 0.5, "category": 0.5, "source": 1.0}
+    assert found["of_matched"] == {"when": 1.0, "when_dated": 1.0, "kind": 0.5, "category": 0.5}
+    assert found["by_meaning"] == {key: found[key] for key in ("memories", "any_category", "same_category")}
     assert found["false_memories"] == {"dialogues": 1, "with_memories": 1, "memories": 1}
     assert found["never"] == {"all": 1, "hostile": 1}
     assert found["valid"] == found["sources"] == 1.0
     assert found["json"] is None
+
+
+def test_a_memory_of_another_turn_is_none_by_place_and_one_by_meaning(dialogues: list[Any]) -> None:
+    found = extracted(dialogues[:1], ExtractedMemory(events=(MOVED, item(LIKES.text, "preference", source=1))))
+    assert (found["memories"]["matched"], found["by_meaning"]["memories"]["matched"]) == (1, 2)
+    assert found["same_category"]["recall"] == 0.5 and found["by_meaning"]["same_category"]["recall"] == 1.0
+
+
+def test_what_rules_are_sure_of_has_figures_without_a_model(dialogues: list[Any]) -> None:
+    answers = [Answer(one, quality.sure(one), 0.001) for one in dialogues]
+    found = figures.rules(answers)
+    assert found["memories"] == {"gold": 2, "found": 2, "matched": 2, "unmatched": 0}
+    assert found["any_category"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert found["of_matched"] == {"when": 1.0, "when_dated": 1.0, "kind": 1.0}
+    assert found["false_memories"]["memories"] == found["never"]["all"] == 0
+    wrong = figures.rules([Answer(dialogues[1], ExtractedMemory(facts=(MARS,)), 0.001)])
+    assert wrong["any_category"]["precision"] == 0.0 and wrong["never"] == {"all": 1, "hostile": 1}
+    json.dumps(found)
 
 
 def test_an_extraction_of_nothing_has_no_precision_and_one_that_failed_is_not_valid(dialogues: list[Any]) -> None:

@@ -119,7 +119,8 @@ def run(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
 
 def test_every_task_is_asked_and_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(folder, "--intents", str(folder / "intents.tsv"), "--split", "all")
-    names = ["classification by meaning", "extraction", "times", "understanding", "questions of 3i4K", "summary"]
+    names = ["classification by meaning", "extraction", "extraction by rules alone"]
+    names += ["times", "understanding", "questions of 3i4K", "summary"]
     assert list(found["sections"]) == [*names, "conversation", "classification by logits"]
     assert found["unfinished"] is None and found["profile"] == "starter"
     assert found["models"]["chat"] == "smollm2-135m-instruct" and found["settings"]["seed"] == quality.SEED
@@ -127,6 +128,8 @@ def test_every_task_is_asked_and_told(folder: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert out.startswith("| task | figure | starter |\n|---|---|---|\n")
     assert "| extraction (3) | valid results | 100.0 % |" in out
+    assert "| extraction | F1, matched by meaning | 66.7 % |" in out
+    assert "| extraction by rules alone (3) | precision | 100.0 % |" in out
     assert "| summary | length, p50 | 3 words |" in out
     assert "| conversation | time to first token, p50 | 500 ms |" in out
     assert "| question | 50.0 % | 2 | 1 |" in out
@@ -137,6 +140,8 @@ def test_the_figures_of_the_fake_by_hand(folder: Path) -> None:
     found = run(folder)["sections"]
     assert found["classification by meaning"]["accuracy"] == 0.5
     assert found["extraction"]["any_category"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+    assert found["extraction"]["by_meaning"]["any_category"] == found["extraction"]["any_category"]
+    assert found["extraction by rules alone"]["any_category"]["recall"] == 1.0  # it asks no engine
     assert found["extraction"]["json"] == 1.0
     assert found["times"]["halves"] == {"test": {"right": 0, "of": 1, "share": 0.0}}
     assert found["summary"]["coverage"] == 0.5
@@ -329,6 +334,42 @@ def test_without_matplotlib_the_user_hears_it_before_the_work(
     monkeypatch.setattr(plot, "available", lambda: False)
     assert evaluate.main(["tasks", "--data", str(folder), "--plot", "a.png"]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err and FakeEngine.asked == []
+
+
+# ---- profiles side by side
+
+
+def test_profiles_stand_side_by_side_and_one_not_measured_has_an_empty_column_with_its_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, "--tasks", "times,summary", "--limit", "1")
+    (folder / "out.json").rename(folder / "starter.json")
+    found = run(folder, "--profile", "commercial", "--tasks", "summary,conversation")
+    assert found["profile"] == "commercial"
+    capsys.readouterr()
+    assert table.main([str(folder / "starter.json"), str(folder / "out.json"), "default"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["| task | figure | starter | commercial | default |", "|---|---|---|---|---|"]
+    assert "| times (1) | right (test) | 0.0 % |  |  |" in lines
+    assert "| summary (1) | facts kept | 50.0 % | 50.0 % |  |" in lines
+    assert "| conversation (2) | in Korean |  | 100.0 % |  |" in lines
+    command = "python scripts/evaluate.py tasks --profile default --json default.json"
+    assert lines[-1] == f"The column default is filled by `{command}`."
+
+
+def test_where_profiles_were_asked_unequally_both_counts_are_told() -> None:
+    one = {"task": "times", "errors": {}, "done": 3, "of": 3, "seconds": {"p50": 1.0}}
+    rows = list(table.table({"a": {"times": one}, "b": {"times": {**one, "done": 2}}}))
+    assert rows[2] == "| times (3 / 2 of 3) | latency, p50 | 1.0 s | 1.0 s |"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"profile": "a"}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert table.main([str(tmp_path / "a.json")]) == 2
+    assert table.main([str(tmp_path / "none.json")]) == 2
+    assert table.main(["default", "default"]) == 2
+    assert "a.json is not what" in capsys.readouterr().err
 
 
 def test_values_are_told_with_their_units() -> None:

@@ -12,7 +12,7 @@ from engine.korean.periods import Span
 _SENTENCE_END = re.compile(r"[.?!。…\n]")
 _FUTURE = re.compile(
     r"겠|려고|기로|남[았은]|(?:예정|계획)(?:이|입|인|임|중|$)|자$|(?:게|래|까)요?$|려면$|\bwill\b|'ll$|\bgoing$|^let's$"
-    r"|^(?!morning|evening|during|spring|.*thing$|bring|being$)[a-z]{2,}ing$"
+    r"|^(?!morning|evening|during|spring|.*thing$|bring|being$|wedding|meeting|building|training)[a-z]{2,}ing$"
     r"|^(?:ends|starts|begins|opens|closes|leaves|expires|arrives|due)\b"
 )
 _HANGING = re.compile(r"(?:는데|은데|인데|니까|지만|으면|[있없]어서|라서)$")
@@ -37,6 +37,26 @@ _ENGLISH_PAST = re.compile(
     r"(?:(?!need|indeed|feed|speed)[a-z]{2,}ed|was|were|went|did|had|saw|met|got|came|took|made|bought|ate)$",
     re.IGNORECASE,
 )
+# What a day is said to be of, in the present, is still to come: 면접은 9월 10일이에요, 11월 20일이 마감이야. A birthday
+# is not: it comes every year.
+_OCCASION = (
+    "(?:예정|마감|만기|만료|환갑|칠순|팔순|기념|수능|면접|시험|수술|결혼|약속|회의|발표|출장|여행|휴가|입대|제대|전역"
+    "|졸업|돌잔치|이사|공연|대회|마라톤|데이트|상견례|검진|예약|모임|동창회|소개팅|개강|종강|개학|출국|입국|귀국|진료"
+    "|촬영|파티|입학|입주|퇴원|오픈|개봉|출시|콘서트|세미나|워크숍|납기|소풍|회식|접종|선거|첫 ?출근)(?:식|일|날)?"
+)
+_IS = "이?(?:야|에요|예요|입니다만?|인데요?|다|고|며|라|라서|니까|거든요?|죠|지|지만|네요?|래요?|랍니다)"
+_OF_OCCASION = re.compile(
+    rf"{_OCCASION}(?:\s?(?:예정일|날짜|일자|일정|기한|시작))?(?:은|는|이|가|도)?\s?(?:음력(?:으로)? )?$"
+)
+_IS_THE_DAY = re.compile(
+    rf"(?:\s?(?:아침|점심|저녁|새벽|오전|오후|낮|밤))?(?:\s?\d{{1,2}}시(?:\s?(?:\d{{1,2}}분|반))?)?(?:까지|부터|쯤|경)?{_IS}"
+    r"(?![가-힣])"
+)
+_IS_OCCASION = re.compile(rf"(?:이|은|는|가|에|까지)?\s(?:\S{{1,8}}\s){{0,2}}\S{{0,6}}{_OCCASION}{_IS}(?![가-힣])")
+_OVER = re.compile("지난|저번|작년|재작년|그때|옛날|예전")
+_OCCASION_EN = "(?:deadline|exam|test|wedding|interview|surgery|appointment|flight|graduation|concert|due date)"
+_OF_OCCASION_EN = re.compile(rf"(?i)\b{_OCCASION_EN}(?: date| day)?(?: is|'s)(?: on| by)? $")
+_IS_OCCASION_EN = re.compile(rf"(?i)(?: is|'s) (?:[\w'’]{{1,12}} ){{0,3}}{_OCCASION_EN}\b")
 _ARRANGED = re.compile(
     "남았|잡았|잡혔|잡아|예약|예매|신청|약속|미뤘|미뤄|정했|정해|바꿨|바뀌"
 )  # done already, but for a day to come
@@ -109,6 +129,16 @@ def tense(clause: str) -> int:
         if _HANGING.search(word):
             return int(_is_act(word))
     return int(bool(words) and _is_act(words[-1]))
+
+
+def is_to_come(before: str, after: str) -> bool:
+    """Return whether the day between `before` and `after` is said to be that of an occasion."""
+    before, after = _SENTENCE_END.split(before)[-1], _SENTENCE_END.split(after, maxsplit=1)[0]
+    if _OVER.search(before):
+        return False
+    if _IS_OCCASION.match(after) or _IS_OCCASION_EN.match(after) or _OF_OCCASION_EN.search(before):
+        return True
+    return bool(_IS_THE_DAY.match(after) and _OF_OCCASION.search(before))
 
 
 def _is_act(word: str) -> bool:

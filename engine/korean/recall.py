@@ -10,6 +10,12 @@ _DO = (
     r"|뒀으면|두길|두기|둬야|버려|부탁|놔|놓아|놓으|놓을래|놓고|놓자)"
 )
 _NOW = rf"(?:\s?(?:버려\s?)?{_DO}|(?:라|요|야\s?해|야\s?돼|도\s?[돼되])?$)"
+# How one is told to keep something in writing or in mind; 적어 두는 버릇 and 적어 놓았어 tell of it.
+_SET = (
+    r"(?:둬(?!도)|놔(?!도)|(?:둘|놓을)래|두(?:라|세|십|시|렴|자$|길)|놓(?:아|으세|으십|으시|으렴|으라|자$|길)"
+    r"|(?:두|놓으)면\s?(?:좋겠|고맙|감사|[돼됩]))"
+)
+_ASKED = rf"(?:{_SET}|줘|줄래|주세|주십|주시|주라|주렴|달라|다오|부탁|해(?:라|요)?$)"
 _NOT = r"지\s?(?:좀\s)?(?:마|말아|말고|말|않아도|않았으면)"
 _FILES = (
     r"(?:파일|사진|메일|문서|영상|이미지|화면|링크|엑셀|페이지|장바구니|앱|노래|스크린샷|배경|폴더|알림|알람|일정|스케줄|캘린더|달력|목록을|재생\s?목록"
@@ -19,8 +25,9 @@ _SAID = r"[다라자냐]고\s"  # what is to be kept: …한다고 저장해
 _KEEP = (
     rf"(?:기억|명심|유념)\s?(?:좀\s)?해\s?{_DO}|기억\s?좀?\s?하고\s?(?:있어|계셔|계세|있으)\s?{_DO}|(?:잊|까먹){_NOT}|외워\s?{_DO}"
     rf"|새겨\s?(?:둬|두|놔)"
-    rf"|(?:알아|참고\s?해)\s?(?:둬|두|놔)(?!었)|(?:잊|까먹)으면\s?안|(?:잊|까먹)지\s?않(?:게|도록)"
-    rf"|(?:메모|기록)(?:을|도)?\s?(?:좀\s)?(?:해|남겨){_NOW}|메모(?:\s좀)?\s부탁|적어\s?(?:둬|두|놔|놓|주면\s?[돼됩])"
+    rf"|(?:알아|참고\s?해|적어)\s?{_SET}|(?:잊|까먹)으면\s?안\s?(?:돼|된다|됩니다|되지|되니까)\S{{0,2}}$"
+    rf"|(?:잊|까먹)지\s?않(?:게|도록)(?:$|\s(?:\S{{1,9}}\s){{0,3}}\S{{0,5}}{_ASKED})"
+    rf"|(?:메모|기록)(?:을|도)?\s?(?:좀\s)?(?:해|남겨){_NOW}|메모(?:\s좀)?\s부탁|적어\s?주면\s?[돼됩]"
     rf"|{_SAID}(?:꼭\s|좀\s)?(?:적어|써|저장해|입력해|등록해|추가해|업데이트해|수정해|남겨){_NOW}"
     r"|^(?:메모|기억|기록)\s?:"
 )
@@ -30,6 +37,12 @@ _SAVE = (
 )
 _UPDATE = rf"(?:추가|반영|업데이트|수정|변경|갱신)\s?(?:좀\s)?해{_NOW}"
 _UPDATED = r"기억|메모에|기록|프로필|취향|내\s정보|제\s정보|(?:바뀌었|바뀌|변경됐|틀렸|달라졌)\S{0,5}\s"
+_FIX = rf"(?:고쳐|바꿔|바로잡아){_NOW}"
+_TO_FIX = (
+    r"(?:내|제|우리|저희)\s(?:(?:정보|프로필|기록|기억)|[^,]{1,15}(?:바뀌었|바뀌어|바뀐|달라졌|변경됐))"
+    r"|(?:나이|이름|생일|주소|번호|직업|직장|전공)[가이]?\s?(?:틀렸|잘못)"
+)
+_REPORTED = r"달래요?$|달라(?:고|며)\s?(?:했|하셨|하네|하더|그랬|그러)(?!\S?잖)\S{0,4}$"  # what another asked for
 _FORGET = (
     rf"잊어\s?(?:줘|주|버려|줄래|라|달라)|잊어$|잊으(?:세요|셔도|시면|렴|라)|(?:없던|못\s?들은|안\s?들은|안\s?한)\s?(?:걸|일|것)로\s?(?:해|하|쳐)"
     rf"|(?:기억|저장|기록|메모)(?:은|을|도)?\s?(?:하)?{_NOT}|(?:적어\s?두|외우|담아\s?두|(?:기억|기록|메모)에\s?(?:남기|담|넣)){_NOT}"
@@ -101,6 +114,8 @@ _FINAL_SS = 20
 def tells_to_remember(sentence: str) -> bool:
     """Return whether the sentence is a command to keep, or to forget, something."""
     words = _bare(sentence)
+    if re.search(_REPORTED, words):
+        return False
     if re.search(_BARE_COMMAND, words):
         return "?" not in sentence[-3:] and not re.search(_REMEMBERING, words)
     if re.search(_KEEPS, words) and re.search(_NARRATES, words):
@@ -115,6 +130,8 @@ def tells_to_remember(sentence: str) -> bool:
 def _keeps(words: str) -> bool:
     """Return whether something that is no file is to be written down."""
     if re.search(_SAVE, words):
+        return True
+    if re.search(_FIX, words) and re.search(_TO_FIX, words):
         return True
     return bool(re.search(_UPDATE, words) and re.search(_UPDATED, words))
 

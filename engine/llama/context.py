@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.abort import AbortFlag
@@ -58,7 +58,9 @@ class Context:
         model.contexts.append(self)
         self._adapt()
         self.n_ctx = int(lib().llama_n_ctx(self._ctx))
-        self._batch = Batch(params.n_batch, lib().llama_batch())
+        # it is cut to the context that was asked for, which is rounded up, and a larger batch aborts the process
+        self.params = replace(params, n_batch=int(lib().llama_n_batch(self._ctx)))
+        self._batch = Batch(self.params.n_batch, lib().llama_batch())
         self.n_vocab = model.vocabulary.size
 
     def _adapt(self) -> None:

@@ -15,6 +15,9 @@ from engine.inputs import Turn
 from engine.instructions import Language
 
 Length = Callable[[Sequence[Turn]], int]  # in tokens
+_LEAST = 6  # tokens of a turn, at least, with what a template puts around it
+_STEP = 8
+_FULL, _LEFT = 0.7, 0.35  # of the room for turns: when the oldest are condensed, and how much is left of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +60,60 @@ def fit(brief: Brief, length: Length, limit: int) -> Brief:
     """Return what of a brief is at most `limit` tokens long.
 
     It goes without the least fitting memories first, then without the last lines of the profile, then without its
-    oldest turns; the system prompt, the summary and the new message stay.
+    oldest turns, and last without the summary; the system prompt and the new message stay. An answer never comes first.
     """
 
     def fits(less: Brief) -> bool:
         return length(less.messages()) <= limit
 
+    brief = _told_from_a_question(replace(brief, turns=brief.turns[-max(1, limit // _LEAST) :]))
     if fits(brief):
         return brief
-    recalled, profile = brief.recalled, brief.profile
-    brief = replace(
-        brief, recalled=recalled[: _most(len(recalled), lambda n: fits(replace(brief, recalled=recalled[:n])))]
-    )
-    if brief.recalled or fits(brief):
-        return brief
-    bare = brief
-    brief = replace(bare, profile=profile[: _most(len(profile), lambda n: fits(replace(bare, profile=profile[:n])))])
-    if brief.profile or fits(brief):
-        return brief
-    last = replace(brief, turns=brief.turns[-1:])
-    older = brief.turns[:-1][::-1]
-    kept = _most(len(older), lambda n: fits(replace(last, turns=(*older[:n][::-1], *last.turns))))
-    return replace(last, turns=(*older[:kept][::-1], *last.turns))
+    for shorter in (_with_memories, _with_profile, _with_turns):
+        brief = shorter(brief, fits)
+        if fits(brief):
+            return brief
+    less = replace(brief, summary=None)
+    return less if fits(less) else brief
 
 
-def to_condense(lengths: Sequence[int], keep: int) -> int:
-    """Return how many of the oldest turns are to go into the summary, so that `keep` tokens are left of the others."""
-    left = sum(lengths)
-    for number, length in enumerate(lengths):
-        if left <= keep:
-            return number
-        left -= length
-    return len(lengths)
+def _with_memories(brief: Brief, fits: Callable[[Brief], bool]) -> Brief:
+    lines = brief.recalled
+    return replace(brief, recalled=lines[: _most(len(lines), lambda n: fits(replace(brief, recalled=lines[:n])))])
+
+
+def _with_profile(brief: Brief, fits: Callable[[Brief], bool]) -> Brief:
+    lines = brief.profile
+    return replace(brief, profile=lines[: _most(len(lines), lambda n: fits(replace(brief, profile=lines[:n])))])
+
+
+def _with_turns(brief: Brief, fits: Callable[[Brief], bool]) -> Brief:
+    turns = brief.turns
+    kept = _most(len(turns) - 1, lambda n: fits(replace(brief, turns=turns[-1 - n :])))
+    return _told_from_a_question(replace(brief, turns=turns[-1 - kept :]))
+
+
+def _told_from_a_question(brief: Brief) -> Brief:
+    """A template wants the user first; an answer whose question is not told says little."""
+    first = next(number for number, turn in enumerate(brief.turns) if turn.role == "user")
+    return replace(brief, turns=brief.turns[first:])
+
+
+def to_condense(turns: Sequence[Turn], lengths: Sequence[int], room: int, least: int = 0) -> int:
+    """Return how many of the oldest turns are to go into the summary: none, as long as they fit well.
+
+    `lengths` are tokens of the turns, or of the first of them if that is more than there is `room` for. At most so much
+    goes at once, and no answer without its question.
+    """
+    whole, number, gone = sum(lengths), 0, 0
+    keep = room * (_LEFT if whole > room * _FULL else 1)
+    for length in lengths:
+        if (whole - gone <= keep and number >= least) or gone > max(room, 1):
+            break
+        number, gone = number + 1, gone + length
+    while 0 < number < len(turns) and turns[number].role == "assistant":
+        number += 1
+    return number
 
 
 def one_line(text: str) -> str:
@@ -98,10 +123,12 @@ def one_line(text: str) -> str:
 
 def _most(most: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number up to `most` that fits, where all below one that fits do; 0 if none does."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    low, high = 0, min(most, _STEP)
+    while low < high and fits(high):  # not from the middle: what is much too long takes long to measure
+        low, high = high, min(most, 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 

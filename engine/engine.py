@@ -136,8 +136,8 @@ class Engine:
         """Return the conversation called `name`, which goes on where it was left; it is kept in `home`.
 
         With `memory` "auto" it is told the memories that matter and searched for new ones, in the background; with
-        "read" only told, with "off" neither. `system` stands in for the usual instruction. Raises `InvalidInput`,
-        `EngineClosed`.
+        "read" only told, with "off" neither. `system` stands in for the usual instruction. It lives as long as the
+        engine. Raises `InvalidInput`, `EngineClosed`.
         """
         self._worker.check()
         return Session(self._sessions, self._sessions.transcript(user, name), system, memory)

@@ -16,11 +16,12 @@ from engine.answers import Question, reply_of
 from engine.briefing import Brief
 from engine.errors import InvalidInput
 from engine.inputs import Turn, check_text
-from engine.instructions import SESSION, language_of
+from engine.instructions import SESSION
 from engine.recording import Recording
 from engine.sampling import Sampling
 from engine.sessions import ROLE, Sessions
 from engine.stream import Stream
+from engine.summary import language_of_dialogue
 from engine.twins import Threads, twin
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class Session:
         """Return what would be told with `text`, without what that brings to mind, and the memories of the profile."""
         former = self.transcript.condensed()
         turns = [said.turn for said in self.transcript.said(former.upto)]
-        language = language_of("".join(turn.content for turn in turns if turn.role == "user") + text)
+        words = [*turns, Turn("user", text), *([Turn("assistant", former.text)] if former.text else ())]
+        language = language_of_dialogue(words)
         profile = [] if self._memory == "off" else self._house.profile(self.transcript.user)
         brief = Brief(
             self._system or SESSION[language].system,
@@ -150,7 +152,8 @@ class Session:
         turn = self._house.turn(self.transcript)
         turn.__enter__()  # left by the thread that records the answer
         try:
-            told = self._told(asked)
+            with self._house.beginning():
+                told = self._told(asked)
             said = self.transcript.say("user", asked.text, asked.at, waiting=self._memory == "auto")
             told = replace(told, seen=replace(told.seen, turns=(*told.seen.turns, said)))
             try:
@@ -181,8 +184,9 @@ class Session:
         seen = self.transcript.seen()  # before it is told: whatever is forgotten from here on may be in the answer
         brief, memories = self._brief(asked)
         fitted = self._house.fitted(brief, asked.sampling)
-        if len(fitted.turns) < len(brief.turns) and self._house.condense(self):
-            brief, memories = self._brief(asked)
+        if left_out := len(brief.turns) - len(fitted.turns):
+            self._house.catch_up(self, brief, left_out)
+            brief, memories = self._brief(asked)  # also where the background was first
             fitted = self._house.fitted(brief, asked.sampling)
         profile, recalled = memories[: len(brief.profile)], memories[len(brief.profile) :]
         told = (*profile[: len(fitted.profile)], *recalled[: len(fitted.recalled)])

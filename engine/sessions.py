@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Protocol
 from engine import instructions
 from engine.briefing import Brief, fit, to_condense
 from engine.conversations import Saying
-from engine.errors import ContextOverflow, EngineClosed, InvalidInput, MemoryNotFound, SchemaError
+from engine.errors import (
+    Cancelled,
+    ContextOverflow,
+    EngineClosed,
+    EngineError,
+    InvalidInput,
+    MemoryNotFound,
+    ModelNotFound,
+    OutOfBudget,
+    SchemaError,
+    StoreLocked,
+)
 from engine.inputs import Turn, check_text
 from engine.keeper import Keeper
 from engine.korean.dates import resolve
@@ -47,8 +58,9 @@ _PROFILE = 8  # memories of the category "personal" that are always told
 _ANSWER = 4  # an answer has the room that is asked for, but at most this part of the context
 _SEARCHED = 4  # turns that are searched for memories together
 _BEFORE = 4  # turns before them, so that they are understood
-_FULL, _LEFT = 0.7, 0.35  # of the room for turns: when the oldest are condensed, and how much is left of them
 _SUMMARY = 6  # a summary has this part of the room
+_CATCH_UP = 16  # turns that are condensed before an answer, at most
+_AT_ONCE = 32  # turns that are measured at once
 _NEWS = 100  # memories of a session that are kept for who asks what is new
 _ENDS = 5.0  # seconds in which an answer is kept whose engine was closed: it has ended then
 _Key = tuple[str, str]
@@ -68,7 +80,10 @@ class Sessions:
 
     def __init__(self, pool: Pool, answers: Answers, errands: Errands, lender: Lender, threads: Threads) -> None:
         self._pool, self.answers, self._errands, self._lender, self.threads = pool, answers, errands, lender, threads
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # not a plain one: the garbage collector may close an engine inside
+        self._condensing = threading.Lock()
+        self._beginning: set[int] = set()  # threads
+        self._failed: dict[_Key, Exception] = {}  # what cannot be searched, until something changes
         self._turns: dict[_Key, threading.Lock] = defaultdict(threading.Lock)
         self._open: dict[_Key, Open] = {}  # the last that was spoken in, of each name
         self._spoken: dict[_Key, Open] = {}  # whose next turn is to be prepared
@@ -85,6 +100,7 @@ class Sessions:
     def take_up(self) -> None:
         """Let the background go on with what an engine before this one has left."""
         self._used = True
+        self._failed.clear()
         self._keeper.nudge()
 
     def wait(self, timeout: float | None) -> bool:
@@ -93,7 +109,7 @@ class Sessions:
 
         until = None if timeout is None else monotonic() + timeout
         if self._used:
-            self._keeper.nudge()
+            self.take_up()
         done = self._keeper.wait(timeout)
         return self._lender.wait(None if until is None else max(0.0, until - monotonic())) and done
 
@@ -120,10 +136,21 @@ class Sessions:
     @contextlib.contextmanager
     def turn(self, transcript: Transcript) -> Iterator[None]:
         """Have a session for the block. Raises `Cancelled`, `EngineClosed`."""
+        if threading.get_ident() in self._beginning:
+            raise EngineError("the session cannot wait for itself: a progress callback called one of its methods")
         with self._lock:
             lock = self._turns[_key(transcript)]
         with self._pool.turn(lock):
             yield
+
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Let this thread have no other turn in the block: it might wait for the one that it has."""
+        self._beginning.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._beginning.discard(threading.get_ident())
 
     def profile(self, user: str) -> list[Memory]:
         """Return what is always told of a user, the oldest first, so that what is new changes only the end."""
@@ -148,11 +175,13 @@ class Sessions:
 
     def spoken(self, session: Open) -> None:
         """Note that a session has a new turn."""
+        self._note(session)
+        self.take_up()
+
+    def _note(self, session: Open) -> None:
         with self._lock:
-            self._used = True
             for noted in (self._open, self._spoken, self._long):
                 noted[_key(session.transcript)] = session
-        self._keeper.nudge()
 
     def news(self, transcript: Transcript) -> list[Memory]:
         """Return the memories found in a session, once; not what was forgotten since."""
@@ -171,51 +200,85 @@ class Sessions:
                 noted.pop(_key(transcript), None)
         return self._lender.store().transcripts.forget(transcript.user, transcript.name)
 
-    def condense(self, session: Open) -> bool:
-        """Put the oldest turns of a session into its summary, if it is long; return whether that was done."""
+    def catch_up(self, session: Open, brief: Brief, left_out: int) -> None:
+        """Put turns that have no room into the summary before an answer, unless these are many.
+
+        Then, and where it fails, the answer goes without them, and the background comes to it.
+        """
+        if left_out > _CATCH_UP:
+            return
+        try:
+            self.condense(session, brief, left_out)
+        except (Cancelled, EngineClosed, StoreLocked):
+            raise
+        except EngineError as error:
+            _log.warning("a session was not condensed before an answer: %s", error.code)
+
+    def condense(self, session: Open, brief: Brief | None = None, least: int = 0) -> bool:
+        """Put the oldest turns of a session into its summary, if it is long, at least so many; return whether it did.
+
+        What is long depends on what else is told: `brief`, or what would be told next.
+        """
         transcript = session.transcript
-        seen = transcript.seen()
-        former, said = seen.summary, seen.turns
-        brief, _ = session.outlook()
-        number, most = self._pool.call(ROLE, partial(_excess, brief, [one.turn for one in said]), "llm")
-        if not number:
-            return False
-        text = self._errands.summarizer.condense(former.text, [one.turn for one in said[:number]], most, ROLE)
-        new = Condensed(text, said[number - 1].place + 1)
-        return transcript.condense(seen, new, instructions.version())
+        with self._pool.turn(self._condensing):  # who comes second finds it done
+            seen = transcript.seen()
+            former, turns = seen.summary, [one.turn for one in seen.turns]
+            room, fixed = self._fixed(brief or session.outlook()[0])
+            left = max(room - fixed, 0)
+            number = to_condense(turns, self._lengths(turns, 2 * room), left, least)
+            if not number:
+                return False
+            most = max(1, min(room // _SUMMARY, left // 4))
+            text = self._errands.summarizer.condense(former.text, turns[:number], most, ROLE)
+            new = Condensed(text or former.text or "…", seen.turns[number - 1].place + 1)
+            return transcript.condense(seen, new, instructions.version())
+
+    def _fixed(self, brief: Brief) -> tuple[int, int]:
+        """Return how many tokens there is room for, and how many are told whatever was said."""
+        bare = replace(brief, turns=brief.turns[-1:], recalled=())
+        return self._pool.call(
+            ROLE, lambda runner: (_room(runner, runner.kv_cells), runner.length(bare.messages())), "llm"
+        )
+
+    def _lengths(self, turns: Sequence[Turn], enough: int) -> list[int]:
+        """Return the tokens of the oldest turns, up to `enough`: a few at a time, so that others' answers go on."""
+        lengths: list[int] = []
+        for start in range(0, len(turns), _AT_ONCE):
+            if sum(lengths) > enough:
+                break
+            lengths += self._pool.call(ROLE, partial(_measured, turns[start : start + _AT_ONCE]), "llm")
+        return lengths
 
     # ---- in the background
 
     def _warm(self) -> bool:
-        session = self._next(self._spoken)
-        if session is None:
-            return False
-        brief, _ = session.outlook()
-        self.answers.warm(self.fitted(brief, {}).messages(), ROLE)
-        return True
+        with self._taken(self._spoken) as session:
+            if session is not None:
+                brief, _ = session.outlook()
+                self.answers.warm(self.fitted(brief, {}).messages(), ROLE)
+        return session is not None
 
     def _condense(self) -> bool:
-        session = self._next(self._long)
-        if session is None:
-            return False
-        if self.condense(session):
-            self.spoken(session)  # again, until it is no longer too long, and what is told has changed
-        return True
+        with self._taken(self._long) as session:
+            if session is not None and self.condense(session):
+                self._note(session)  # again, until it is no longer too long, and what is told has changed
+        return session is not None
 
     def _search(self) -> bool:
-        """Search some turns of one session for memories: of the first that can be searched."""
-        failed: Exception | None = None
-        for transcript in self._lender.store().transcripts.unfinished():
+        """Search some turns of one session for memories; one that cannot be searched does not keep others waiting."""
+        unfinished = self._lender.store().transcripts.unfinished()
+        for transcript in unfinished:
+            if _key(transcript) in self._failed:
+                continue
             try:
                 self._search_in(transcript)
-            except EngineClosed:
+            except (EngineClosed, ModelNotFound, OutOfBudget, StoreLocked):  # so it would be with the others
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it was, the other sessions are searched
-                failed = failed or error
-            else:
-                return True
-        if failed is not None:
-            raise failed
+                self._failed[_key(transcript)] = error
+            return True
+        if unfinished:
+            raise next(iter(self._failed.values()))
         return False
 
     def _search_in(self, transcript: Transcript) -> None:
@@ -227,6 +290,7 @@ class Sessions:
     def _keep(self, transcript: Transcript, said: Sequence[Said], places: Sequence[int]) -> None:
         turns: list[Turn] = [one.turn for one in said]
         asked = [number for number, one in enumerate(said) if one.place in places]
+        self._lender.space()  # what is found could not be kept without its model
         try:
             found = self._errands.extractor.extract(turns, said[-1].at, asked=asked) if asked else None
         except (ContextOverflow, InvalidInput, SchemaError) as error:  # so it would be the next time
@@ -239,13 +303,24 @@ class Sessions:
                 with self._lock:
                     self._news[_key(transcript)].append(memory.id)
         transcript.searched([said[number] for number in asked])
-        with self._lock:  # in a small context that has taken the place of its next turn
-            if session := self._open.get(_key(transcript)):
-                self._spoken[_key(transcript)] = session
+        if not transcript.waiting(1):  # in a small context all that has taken the place of its next turn
+            with self._lock:
+                if session := self._open.get(_key(transcript)):
+                    self._spoken[_key(transcript)] = session
 
-    def _next(self, noted: dict[_Key, Open]) -> Open | None:
+    @contextlib.contextmanager
+    def _taken(self, noted: dict[_Key, Open]) -> Iterator[Open | None]:
+        """Take a session out of those that are noted; where the block fails, it is noted again."""
         with self._lock:
-            return noted.pop(next(iter(noted)), None) if noted else None
+            key = next(iter(noted), None)
+            session = noted.pop(key) if key else None
+        try:
+            yield session
+        except BaseException:
+            if key and session:
+                with self._lock:
+                    noted.setdefault(key, session)
+            raise
 
 
 def _key(transcript: Transcript) -> _Key:
@@ -256,19 +331,6 @@ def _room(runner: Runner, answer: int) -> int:
     return runner.kv_cells - min(answer, runner.kv_cells // _ANSWER)
 
 
-def _excess(brief: Brief, turns: Sequence[Turn], runner: Runner) -> tuple[int, int]:
-    """Return how many of the oldest turns a session is to lose, at most half a context at once, and how long, in
-    tokens, a summary may be."""
-    room = _room(runner, runner.kv_cells)
-    whole, fixed = (runner.length(one.messages()) for one in (brief, replace(brief, turns=brief.turns[-1:])))
-    left = max(room - fixed, 0)
-    if whole - fixed <= left * _FULL:
-        return 0, 0
+def _measured(turns: Sequence[Turn], runner: Runner) -> list[int]:
     bare = runner.length([Turn("user", "")])
-    lengths = [
-        runner.length([replace(turn, role="user")]) - bare for turn in turns
-    ]  # no template takes an answer alone
-    number = to_condense(lengths, int(left * _LEFT))
-    while number > 1 and sum(lengths[:number]) > runner.kv_cells // 2:
-        number -= 1
-    return number, room // _SUMMARY
+    return [runner.length([replace(turn, role="user")]) - bare for turn in turns]  # no template takes an answer alone

@@ -22,7 +22,7 @@ from engine.answers import Answers
 from engine.config import SamplingTable
 from engine.engine import _release
 from engine.errors import ContextOverflow, InvalidInput
-from engine.faculties import Faculties
+from engine.faculties import Faculties, Space
 from engine.generation import Generation
 from engine.inputs import Turn
 from engine.lending import Lender
@@ -183,6 +183,9 @@ class FakeLender(Lender):
 
     def faculties(self) -> Faculties:
         return fake_embedder.faculties(forgotten=self.forgotten)
+
+    def space(self) -> Space:
+        return fake_embedder.SPACE
 
 
 class Place:

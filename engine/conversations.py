@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ from engine.records import now
 
 if TYPE_CHECKING:
     from apsw import Connection
+
+_OF_USER = "conversation IN (SELECT seq FROM conversations WHERE user = ?)"
+_WORD = 4  # letters; a shorter text is part of many words that have nothing to do with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +31,11 @@ class Saying:
     turn: Turn | None = None
 
 
-def keep(db: Connection, said: Saying, user: str, memory: str) -> None:
+def keep(db: Connection, said: Saying, user: str, memory: str) -> bool:
     """Store a turn, unless it is there, and note that the memory with this id comes from it.
 
-    Raises `InvalidInput` where a turn that is to be there is not: a memory must not outlive what it came from.
+    Return whether that was not known. Raises `InvalidInput` where a turn that is to be there is not: a memory must not
+    outlive what it came from.
     """
     if said.turn:
         _add(db, said, said.turn, user)
@@ -42,7 +48,8 @@ def keep(db: Connection, said: Saying, user: str, memory: str) -> None:
     turn = rows(db, sql, (user, said.conversation, said.place, said.turn is not None, memory))
     if not turn:
         raise InvalidInput("the turn that this was said in has been forgotten meanwhile")
-    db.execute("INSERT OR IGNORE INTO carried SELECT ?, seq FROM memories WHERE id = ?", (turn[0][0], memory))
+    sql = "INSERT OR IGNORE INTO carried SELECT ?, seq FROM memories WHERE id = ? RETURNING 1"
+    return bool(rows(db, sql, (turn[0][0], memory)))
 
 
 def _add(db: Connection, said: Saying, turn: Turn, user: str) -> None:
@@ -67,20 +74,51 @@ def _add(db: Connection, said: Saying, turn: Turn, user: str) -> None:
 
 
 def unsay(db: Connection, memory: int, text: str) -> None:
-    """Take a former text of a memory out of the turns that it came from; those that carried nothing else go."""
+    """Take a former text of a memory out of what its user said and was told; turns that carried nothing else go."""
+    ((user,),) = rows(db, "SELECT user FROM memories WHERE seq = ?", (memory,))
+    blank(db, user, text)
     conversations = "SELECT conversation FROM turns JOIN {} ON turn = seq WHERE memory = ?1"
     both = " UNION ".join(conversations.format(table) for table in ("carried", "given"))
     db.execute(f"DELETE FROM summaries WHERE conversation IN ({both})", (memory,))
-    sql = f"UPDATE turns SET content = replace(content, ?2, '…') WHERE conversation IN ({both}) AND instr(content, ?2)"
-    db.execute(sql, (memory, text))
     places = "SELECT conversation, place + 1 FROM turns JOIN carried ON turn = seq WHERE memory = ?1"
     alone = "AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> ?1)"
     db.execute(f"DELETE FROM turns WHERE role = 'assistant' AND (conversation, place) IN ({places} {alone})", (memory,))
-    db.execute(
-        "DELETE FROM turns WHERE seq IN (SELECT turn FROM carried WHERE memory = ?1) "
-        "AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> ?1)",
-        (memory,),
-    )
+    db.execute(f"DELETE FROM turns WHERE seq IN (SELECT turn FROM carried WHERE memory = ?1) {alone}", (memory,))
+
+
+def blank(db: Connection, user: str, text: str) -> None:
+    """Put "…" for a text, however its words are spaced, in all turns of a user; summaries that may tell it go.
+
+    A text of less than 4 letters is found only where it is no part of a word. The database may have a former schema.
+    """
+    tables = {name for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if "turns" not in tables or not (words := text.split()):
+        return
+    told, longest = _told(words), max(words, key=len)
+    told_in = set[int]()
+    sql = f"SELECT seq, conversation, content FROM turns WHERE {_OF_USER} AND instr(content, ?)"
+    for seq, conversation, content in rows(db, sql, (user, longest)):
+        if (left := _without(told, content)) != content:
+            db.execute("UPDATE turns SET content = ? WHERE seq = ?", (left, seq))
+            told_in.add(conversation)
+    if "summaries" in tables:
+        sql = f"SELECT conversation, content FROM summaries WHERE {_OF_USER} AND instr(content, ?)"
+        told_in |= {of for of, content in rows(db, sql, (user, longest)) if told.search(content)}
+        sql = "DELETE FROM summaries WHERE conversation IN (SELECT value FROM json_each(?))"
+        db.execute(sql, (json.dumps(list(told_in)),))
+
+
+def _told(words: list[str]) -> re.Pattern[str]:
+    text = r"\s+".join(re.escape(word) for word in words)
+    if sum(letter.isalnum() for word in words for letter in word) < _WORD:
+        text = rf"(?<!\w){text}(?!\w)"
+    return re.compile(text)
+
+
+def _without(told: re.Pattern[str], content: str) -> str:
+    while (left := told.sub("…", content)) != content:  # again, where what is left joins to the same
+        content = left
+    return content
 
 
 def turns_of(db: Connection, memory: str) -> list[Turn]:

@@ -138,9 +138,8 @@ class MemoryStore:
     def _find_or_add(self, db: Connection, new: _New, text: str, prepared: _Prepared | None) -> Memory:
         known = find(db, new.draft.user, text, new.draft.when)
         if known is not None:
-            if new.said:
-                keep(db, new.said, new.draft.user, known.id)
-            return reinforce(db, known)
+            found_again = new.said and not keep(db, new.said, new.draft.user, known.id)
+            return known if found_again else reinforce(db, known)
         assert prepared is not None
         place = spaces.made(db, prepared.space, len(prepared.vector.vector) // 2)
         seq, stored = add(db, new.draft, text)
@@ -327,7 +326,8 @@ class MemoryStore:
         with self._store.write() as db:
             seq, changed = edit(db, former.id, changes)
             if prepared is not None:
-                unsay(db, seq, former.text)
+                if changed.text != former.text:
+                    unsay(db, seq, former.text)
                 spaces.drop(db, seq)
                 place = spaces.made(db, prepared.space, len(prepared.vector.vector) // 2)
                 spaces.put(db, place, seq, prepared.vector)

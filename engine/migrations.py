@@ -180,14 +180,16 @@ def journal(db: Connection) -> None:
 
 @migration
 def sessions(db: Connection) -> None:
-    """A conversation may be a session that goes on: `waiting` turns were not searched for memories yet.
+    """A conversation may be a session that goes on: `waiting` turns (1) were not searched for memories yet.
 
-    `given` says which memories an answer was written with. The turns of a conversation below place `upto` are in its
-    summary, which is made anew where one of them is gone.
+    Those that are being answered (2) are not, until then: a turn without an answer may be taken back. `given` says
+    which memories an answer was written with. The turns of a conversation below place `upto` are in its summary, which
+    is made anew where one of them is gone.
     """
+    # Without the links `memory_deleted` finds nothing to blank: `conversations.blank` does, where a text is a word.
     db.execute("""
         ALTER TABLE turns ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
-        CREATE INDEX turns_waiting ON turns (conversation) WHERE waiting = 1;
+        CREATE INDEX turns_waiting ON turns (conversation) WHERE waiting > 0;
         CREATE TABLE given (
             turn INTEGER NOT NULL REFERENCES turns (seq) ON DELETE CASCADE,
             memory INTEGER NOT NULL REFERENCES memories (seq),
@@ -206,15 +208,13 @@ def sessions(db: Connection) -> None:
                 SELECT conversation FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
                 UNION SELECT conversation FROM turns JOIN given ON turn = seq WHERE memory = old.seq
             );
-            UPDATE turns SET content = replace(content, old.text, '…') WHERE instr(content, old.text)
-                AND conversation IN (
-                    SELECT conversation FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
-                    UNION SELECT conversation FROM turns JOIN given ON turn = seq WHERE memory = old.seq
-                );
             DELETE FROM turns WHERE role = 'assistant' AND (conversation, place - 1) IN (
                 SELECT conversation, place FROM turns JOIN carried ON turn = seq WHERE memory = old.seq
                     AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> old.seq)
             );
+            DELETE FROM turns WHERE seq IN (SELECT turn FROM carried WHERE memory = old.seq)
+                AND NOT EXISTS (SELECT 1 FROM carried WHERE turn = turns.seq AND memory <> old.seq);
+            DELETE FROM carried WHERE memory = old.seq;
             DELETE FROM given WHERE memory = old.seq;
         END;
     """)

@@ -22,6 +22,7 @@ from engine.sampling import Sampling
 from engine.sessions import ROLE, Sessions
 from engine.stream import Stream
 from engine.summary import language_of_dialogue
+from engine.transcript import ANSWERING
 from engine.twins import Threads, twin
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Session:
         try:
             with self._house.beginning():
                 told = self._told(asked)
-            said = self.transcript.say("user", asked.text, asked.at, waiting=self._memory == "auto")
+            said = self.transcript.say("user", asked.text, asked.at, waiting=ANSWERING if self._memory == "auto" else 0)
             told = replace(told, seen=replace(told.seen, turns=(*told.seen.turns, said)))
             try:
                 began.append((self._house.answers.begin(told.question), told))
@@ -175,6 +176,8 @@ class Session:
                 self.transcript.unsay(told.seen.turns[-1].place)
             elif event.text:
                 self.transcript.answer(event.text, datetime.now().astimezone(), told.seen, told.memories)
+            else:
+                self.transcript.answered(told.seen.turns[-1].place)
         finally:
             turn.__exit__(None, None, None)
             self._house.spoken(self)

@@ -283,8 +283,7 @@ class Sessions:
 
     def _search_in(self, transcript: Transcript) -> None:
         places = transcript.waiting(_SEARCHED)
-        said = transcript.said(max(0, min(places, default=0) - _BEFORE)) if places else []
-        said = [one for one in said if one.place <= places[-1]]
+        said = transcript.said(max(0, places[0] - _BEFORE), places[-1] + 1) if places else []
         self._keep(transcript, said, places)
 
     def _keep(self, transcript: Transcript, said: Sequence[Said], places: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -172,15 +172,15 @@ class Store:
         folder = self.path.parent / BACKUPS
         return sorted(folder.glob("*.sqlite3"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
-    def forget_in_backups(self, sql: str, values: Sequence[str | bytes]) -> None:
-        """Run a DELETE in every backup of the home, and rewrite it; one that cannot be read is removed."""
+    def forget_in_backups(self, delete: Callable[[Connection], object]) -> None:
+        """Let `delete` change every backup of the home, whatever its schema; one that cannot be read is removed."""
         with self._translated():
             for part in (self.path.parent / BACKUPS).glob("*.part*"):  # of a process that was killed
                 part.unlink(missing_ok=True)
             for path in self.backups():
                 try:
                     with connections.noticed(), contextlib.closing(connections.to_write(path)) as db:
-                        _forget_in(db, sql, values)
+                        _forget_in(db, delete)
                 except connections.Damaged:  # nobody can restore it
                     path.unlink()
 
@@ -329,6 +329,7 @@ class Store:
         if rows(db, "SELECT 1 FROM chores WHERE name = 'rewrite'"):
             db.execute("VACUUM")  # pages that were written before their unused space was cleared
             db.execute("DELETE FROM chores WHERE name = 'rewrite'")
+        db.execute("UPDATE turns SET waiting = 1 WHERE waiting > 0 AND waiting = 2")  # nobody answers them any more
         if rows(db, "SELECT 1 FROM chores WHERE name = 'wipe'"):
             self._leftovers()
             self._wipe(db)
@@ -382,16 +383,15 @@ def _merge_words(db: Connection) -> None:
         db.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
-def _forget_in(db: Connection, sql: str, values: Sequence[str | bytes]) -> None:
+def _forget_in(db: Connection, delete: Callable[[Connection], object]) -> None:
     if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = 'memories'"):
         return  # a database, and none of ours
-    if not rows(db, "SELECT 1 FROM sqlite_schema WHERE name = ?", (sql.split()[2],)):
-        return  # of before that table
     for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_mode = DELETE"):
         rows(db, f"PRAGMA {pragma}")
     with db:
-        db.execute(sql, values)
-        if db.changes():
+        before = db.total_changes()
+        delete(db)
+        if db.total_changes() > before:
             db.execute("INSERT OR IGNORE INTO chores VALUES ('wipe')")  # who is killed now wipes it the next time
     if rows(db, "SELECT 1 FROM chores WHERE name = 'wipe'"):
         _merge_words(db)

@@ -6,6 +6,7 @@ A turn is written when it is said and stays until it is forgotten; the summary c
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from engine.records import Memory
     from engine.shortlist import Shortlist
 
+ANSWERING = 2  # a turn waits to be searched for memories, and is not before its answer has ended
+_WAITS = "waiting > 0 AND waiting = 1"  # the first half, so that SQLite takes the index of those
 _TURNS = "turns JOIN conversations ON conversation = conversations.seq"
 _MINE = f"SELECT turns.seq FROM {_TURNS} WHERE user = ? AND conversations.name = ?"
 
@@ -79,39 +82,50 @@ class Transcript:
     def __init__(self, store: Store, user: str, name: str) -> None:
         self._store, self.user, self.name = store, user, name
 
-    def say(self, role: str, content: str, at: datetime, *, waiting: bool = False) -> Said:
-        """Store a turn and return it."""
+    def say(self, role: str, content: str, at: datetime, *, waiting: int = 0) -> Said:
+        """Store a turn and return it; `waiting`: 0 if it is not to be searched for memories, 1, or `ANSWERING`."""
         with self._store.write() as db:
             return self._add(db, role, content, at, waiting)
 
     def answer(self, content: str, at: datetime, seen: Seen, given: Sequence[Memory]) -> bool:
         """Store an answer to the last turn that was `seen`, written with the memories `given`; return whether it was.
 
-        It is not where any of that was forgotten or corrected meanwhile: it may quote it.
+        It is not where any of that was forgotten or corrected meanwhile: it may quote it. The turn is answered then.
         """
         texts = {memory.id: memory.text for memory in given}
         ids = json.dumps(list(texts))
         with self._store.write() as db:
+            self._answered(db, seen.turns[-1].place)
             present = rows(db, "SELECT id, text FROM memories WHERE id IN (SELECT value FROM json_each(?))", (ids,))
             if dict(present) != texts or not self._stands(db, seen):
                 return False
-            self._add(db, "assistant", content, at, False)
+            self._add(db, "assistant", content, at, 0)
             sql = "INSERT INTO given SELECT ?, seq FROM memories WHERE id IN (SELECT value FROM json_each(?))"
             db.execute(sql, (db.last_insert_rowid(), ids))
         return True
 
-    def unsay(self, place: int) -> None:
-        """Take back a turn that nothing came of."""
+    def answered(self, place: int) -> None:
+        """Note that nobody answers a turn any more, so that it is searched for memories if it waits to be."""
         with self._store.write() as db:
-            db.execute(f"DELETE FROM turns WHERE seq IN ({_MINE} AND place = ?)", (self.user, self.name, place))
+            self._answered(db, place)
+
+    def unsay(self, place: int) -> None:
+        """Take back a turn that nothing came of; one that others follow was answered."""
+        later = (
+            "SELECT 1 FROM turns AS later WHERE later.conversation = turns.conversation AND later.place > turns.place"
+        )
+        sql = f"DELETE FROM turns WHERE seq IN ({_MINE} AND place = ?) AND NOT EXISTS ({later})"
+        with self._store.write() as db:
+            db.execute(sql, (self.user, self.name, place))
+            self._answered(db, place)
 
     def seen(self) -> Seen:
         """Return the summary and the turns that are not in it."""
         summary = self.condensed()
         return Seen(summary, tuple(self.said(summary.upto)))
 
-    def said(self, after: int = 0) -> list[Said]:
-        """Return the turns from place `after` on, in order."""
+    def said(self, after: int = 0, before: int = sys.maxsize) -> list[Said]:
+        """Return the turns from place `after` on and below place `before`, in order."""
         if not self._store.exists():
             return []
         with self._store.read() as db:
@@ -119,9 +133,10 @@ class Transcript:
             sql = (
                 "SELECT place, role, content, at, turns.created, (SELECT json_group_array(id) FROM given "
                 "JOIN memories ON memories.seq = memory WHERE turn = turns.seq) "
-                f"FROM {_TURNS} WHERE user = ? AND conversations.name = ? AND place >= ? ORDER BY place"
+                f"FROM {_TURNS} WHERE user = ? AND conversations.name = ? AND place >= ? "
+                "AND place < ? ORDER BY place"
             )
-            return [_said(row, upto) for row in rows(db, sql, (self.user, self.name, after))]
+            return [_said(row, upto) for row in rows(db, sql, (self.user, self.name, after, before))]
 
     def carried(self, after: int) -> set[str]:
         """Return the ids of the memories that come from turns from place `after` on."""
@@ -140,7 +155,7 @@ class Transcript:
             return []
         with self._store.read() as db:
             sql = (
-                f"SELECT place FROM {_TURNS} WHERE waiting = 1 AND user = ? AND conversations.name = ? "
+                f"SELECT place FROM {_TURNS} WHERE {_WAITS} AND user = ? AND conversations.name = ? "
                 "ORDER BY place LIMIT ?"
             )
             return [place for (place,) in rows(db, sql, (self.user, self.name, most))]
@@ -173,7 +188,7 @@ class Transcript:
             )
         return True
 
-    def _add(self, db: Connection, role: str, content: str, at: datetime, waiting: bool) -> Said:
+    def _add(self, db: Connection, role: str, content: str, at: datetime, waiting: int) -> Said:
         conversation = self._made(db)
         sql = "SELECT coalesce(max(place), -1) + 1 FROM turns WHERE conversation = ?"
         upto = self._condensed(db).upto  # the last turns may be gone, and the summary is not of what comes now
@@ -183,6 +198,10 @@ class Transcript:
             (conversation, place, role, content, at.isoformat(), now(), int(waiting)),
         )
         return Said(place, role, content, at)
+
+    def _answered(self, db: Connection, place: int) -> None:
+        sql = f"UPDATE turns SET waiting = 1 WHERE waiting = {ANSWERING} AND seq IN ({_MINE} AND place = ?)"
+        db.execute(sql, (self.user, self.name, place))
 
     def _stands(self, db: Connection, seen: Seen) -> bool:
         """Return whether nothing of what was seen is gone or changed; the summary may have got longer."""
@@ -217,7 +236,7 @@ class Transcripts:
         if not (self._store.exists() and self._store.claim()):
             return []
         with self._store.read() as db:
-            sql = f"SELECT DISTINCT user, conversations.name FROM {_TURNS} WHERE waiting = 1"
+            sql = f"SELECT DISTINCT user, conversations.name FROM {_TURNS} WHERE {_WAITS}"
             return [self.of(user, name) for user, name in rows(db, sql)]
 
     def forget(self, user: str, name: str) -> bool:

@@ -7,13 +7,17 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import apsw
 import fake_embedder
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.connections import rows
-from engine.conversations import Saying, keep, turns_of
+from engine.conversations import Saying, blank, keep, turns_of
 from engine.inputs import Turn
 from engine.memory import MemoryStore
+from engine.migrations import MIGRATIONS
 
 KST = timezone(timedelta(hours=9))
 HELLO = Turn("user", "저는 민지예요. 서울에 살아요", "민지", datetime(2026, 3, 5, 10, tzinfo=KST))
@@ -122,3 +126,75 @@ def test_what_is_corrected_leaves_the_turns_that_it_came_from(store: MemoryStore
     alone = remember(store, "저는 서울에 살아요", Saying("첫 만남", 0, Turn("user", "저는 서울에 살아요!")))
     store.update(alone, {"text": "저는 부산에 살아요"})
     assert left(store) == [] and told(store, alone) == []
+
+
+def test_what_is_corrected_to_the_same_leaves_its_turns(store: MemoryStore) -> None:
+    alone = remember(store, HELLO.content, Saying("첫 만남", 0, HELLO))
+    store.update(alone, {"text": HELLO.content})
+    assert told(store, alone) == [HELLO]
+
+
+def test_importance_grows_with_what_is_said_not_with_how_often_it_is_found(store: MemoryStore) -> None:
+    """Who could not note that a turn was searched finds the same in it again."""
+
+    def importance() -> float:
+        return store.memories(user="u")[0].importance
+
+    remember(store, FACTS[0], Saying("첫 만남", 0, HELLO))
+    once = importance()
+    for _ in range(5):
+        remember(store, FACTS[0], Saying("첫 만남", 0, HELLO))
+    assert importance() == once
+    remember(store, FACTS[0], Saying("첫 만남", 1, WORK))
+    twice = importance()
+    assert twice > once
+    store.remember([FACTS[0]], user="u")
+    assert importance() > twice, "that it is known from a turn does not matter where it is said elsewhere"
+
+
+BLANKED = [
+    ("저는 서울에 살아요.", "저는 서울에 살아요. 네", "… 네"),
+    ("저는  서울에\n살아요.", "아, 저는 서울에 살아요.저는\t서울에 살아요.", "아, ……"),
+    ("  서울에서  ", "서울에서!", "…!"),
+    ("서울에", "서울에서 서울에", "서울에서 …"),
+    ("비", "비빔밥, 준비", "비빔밥, 준비"),
+    ("비", "비. '비'", "…. '…'"),
+    ("😀", "😀말 😀", "😀말 …"),
+    ("a b", "a b ab a bc", "… ab a bc"),
+    ("a.c d(", "abc d( a.c d(", "abc d( …"),
+    ("…가나다라", "……가나다라가나다라", "……"),
+    (" \n", "가 \n나", "가 \n나"),
+]
+
+
+def said_by(user: str, content: str) -> apsw.Connection:
+    db = apsw.Connection(":memory:")
+    for step in MIGRATIONS:
+        step(db)
+    db.execute("INSERT INTO conversations (user, name, created) VALUES (?, 'c', 0)", (user,))
+    db.execute(
+        "INSERT INTO turns (conversation, place, role, content, created) VALUES (1, 0, 'user', ?, 0)", (content,)
+    )
+    return db
+
+
+@pytest.mark.parametrize(("text", "content", "left"), BLANKED)
+def test_what_is_blanked(text: str, content: str, left: str) -> None:
+    for user, expected in (("u", left), ("남", content)):
+        with closing(said_by(user, content)) as db:
+            blank(db, "u", text)
+            assert rows(db, "SELECT content FROM turns") == [(expected,)]
+
+
+_WILD = st.text(st.sampled_from("가나다 \n….*(a\u3000"), max_size=12)
+
+
+@given(st.text(st.sampled_from("가나다 \n….*(a\u3000"), min_size=4, max_size=12), _WILD, _WILD)
+def test_whatever_is_blanked_is_nowhere(text: str, before: str, after: str) -> None:
+    flat = " ".join(text.split())
+    if sum(letter.isalnum() for letter in flat) < 4:
+        return
+    with closing(said_by("u", f"{before}{text}{after}{flat}")) as db:
+        blank(db, "u", text)
+        ((content,),) = rows(db, "SELECT content FROM turns")
+        assert text not in content and flat not in " ".join(content.split())

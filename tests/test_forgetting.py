@@ -429,8 +429,8 @@ def test_a_backup_that_another_process_makes_meanwhile_does_not_keep_it(
     (memory,) = remember(store, SECRET)
     forget = Store.forget_in_backups
 
-    def then_another(self: Store, sql: str, values: Any) -> None:
-        forget(self, sql, values)
+    def then_another(self: Store, delete: Any) -> None:
+        forget(self, delete)
         if memory.id in {one.id for one in store.memories(user=ME)}:
             with closing(MemoryStore(home, fake_embedder.faculties())) as other:
                 other.backup()

@@ -17,7 +17,7 @@ import fake_embedder
 import pytest
 from fake_answers import Place
 
-from engine import Engine, prefixes
+from engine import Engine, briefing, prefixes
 from engine import sessions as sessions_module
 from engine import store as store_module
 from engine.errors import ContextOverflow, EngineError, InvalidInput, ModelNotFound
@@ -554,8 +554,8 @@ def test_nothing_that_is_said_is_pinned_on_disk(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Extractor, "_categories", lambda extractor, turns, kept: ["work"] * len(kept))
     for name in ("_warm", "_keep", "condense"):
         spied(monkeypatch, name, done)
-    monkeypatch.setattr(sessions_module, "_FULL", 0.0)
-    monkeypatch.setattr(sessions_module, "_LEFT", 0.0)
+    monkeypatch.setattr(briefing, "_FULL", 0.0)
+    monkeypatch.setattr(briefing, "_LEFT", 0.0)
     settings, home = tmp_path / "models.toml", tmp_path / "home"
     settings.write_text("[engine]\nn_ctx = 800\n", encoding="utf-8")
     with Engine(settings, profile="starter", home=home) as engine:

@@ -372,7 +372,7 @@ def test_what_is_forgotten_is_forgotten_in_backups_too(home: Path, store: Store)
         db.execute("CREATE TABLE things (name)")
     killed = home / BACKUPS / "memory-1.sqlite3.part"
     killed.write_bytes(b"goes" * 40)
-    store.forget_in_backups("DELETE FROM memories WHERE id = ?", ("goes",))
+    store.forget_in_backups(lambda db: db.execute("DELETE FROM memories WHERE id = ?", ("goes",)))
     assert sorted(path.name for path in (home / BACKUPS).iterdir()) == sorted(
         [older.name, newer.name, "somebody's.sqlite3"]
     )
@@ -400,10 +400,10 @@ def test_a_backup_whose_rewriting_was_cut_short_is_rewritten_the_next_time(home:
     apsw.connection_hooks.append(hook)
     try:
         with pytest.raises(Killed):
-            store.forget_in_backups("DELETE FROM memories", ())
+            store.forget_in_backups(lambda db: db.execute("DELETE FROM memories"))
     finally:
         apsw.connection_hooks.remove(hook)
-    store.forget_in_backups("DELETE FROM memories", ())
+    store.forget_in_backups(lambda db: db.execute("DELETE FROM memories"))
     assert not any(f"{number:08}".encode() * 2 in path.read_bytes() for number in range(200))
 
 

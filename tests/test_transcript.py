@@ -21,7 +21,7 @@ from engine.memory import MemoryStore
 from engine.migrations import MIGRATIONS
 from engine.records import Memory
 from engine.store import BACKUPS, FILE_NAME
-from engine.transcript import Condensed, Said, Seen, Transcript
+from engine.transcript import ANSWERING, Condensed, Said, Seen, Transcript
 
 AT = datetime(2026, 3, 5, 10, 30, tzinfo=timezone(timedelta(hours=9)))
 SECRET = "제 비밀번호는 감자구이사백십칠이에요."
@@ -112,6 +112,47 @@ def test_a_turn_is_taken_back(session: Transcript) -> None:
     assert contents(session) == ["하나", "둘"]
     session.unsay(7)
     assert contents(session) == ["하나", "둘"]
+
+
+def test_a_turn_that_others_follow_is_not_taken_back(session: Transcript) -> None:
+    """Who stops an answer may do so after its last word was stored."""
+    session.say("user", "하나", AT, waiting=ANSWERING)
+    session.say("assistant", "둘", AT)
+    session.unsay(0)
+    assert contents(session) == ["하나", "둘"]
+    assert session.waiting(9) == [0], "its answer has ended"
+
+
+def test_some_of_what_was_said_is_read(session: Transcript) -> None:
+    talk(session, "하나", "둘", "셋", "넷")
+    assert [said.place for said in session.said(1, 3)] == [1, 2]
+    assert (session.said(before=0), session.said(2)) == ([], session.said()[2:])
+
+
+def test_a_turn_that_is_being_answered_does_not_wait_yet(store: MemoryStore, session: Transcript, home: Path) -> None:
+    session.say("user", "하나", AT, waiting=ANSWERING)
+    session.say("assistant", "둘", AT)
+    session.say("user", "셋", AT, waiting=ANSWERING)
+    assert (store.transcripts.unfinished(), session.waiting(9)) == ([], [])
+    session.answered(0)
+    session.answered(1)
+    assert (len(store.transcripts.unfinished()), session.waiting(9)) == (1, [0])
+    session.searched(session.said(0, 1))
+    session.answered(0)
+    assert session.waiting(9) == [], "once"
+    assert session.answer("넷", AT, session.seen(), [])
+    assert session.waiting(9) == [2]
+    session.say("user", "다섯", AT, waiting=ANSWERING)
+    seen = session.seen()
+    session.searched(session.said(2, 3))
+    store.forget(store.remember(["셋"], user="민지")[0].id)
+    assert not session.answer("여섯", AT, seen, [])
+    assert session.waiting(9) == [4], "nor is it written any more"
+    session.say("user", "일곱", AT, waiting=ANSWERING)
+    store.close()
+    with closing(MemoryStore(home, fake_embedder.faculties())) as again:
+        (left,) = again.transcripts.unfinished()
+        assert left.waiting(9) == [4, 5], "nobody answers it any more"
 
 
 def test_what_waits_is_searched_once_and_in_order(store: MemoryStore, session: Transcript) -> None:
@@ -273,6 +314,100 @@ def test_what_is_said_again_and_not_searched_yet_does_not_come_back(store: Memor
     with pytest.raises(InvalidInput):
         found(store, SECRET, 2)
     assert traces(home) == []
+
+
+def test_another_session_that_waits_does_not_bring_it_back(store: MemoryStore, home: Path) -> None:
+    one, other = store.transcripts.of("민지", "대화"), store.transcripts.of("민지", "다른 날")
+    talk(one, SECRET, "네")
+    talk(other, f"그러니까 {SECRET} 알죠?", f"네, {SECRET}", "네", waiting=True)
+    seen = other.seen()
+    assert other.condense(seen, Condensed("비밀번호 이야기", 2), "v")
+    store.forget(found(store, SECRET, 0).id)
+    with pytest.raises(InvalidInput):
+        found(store, SECRET, 0, "다른 날")
+    assert contents(other) == ["그러니까 … 알죠?", "네, …", "네"]
+    assert other.condensed() == Condensed(), "it was of what is gone"
+    assert not other.answer(f"{SECRET}", AT, seen, [])
+    assert traces(home) == []
+
+
+@pytest.mark.parametrize("way", ["forget", "update"])
+def test_others_may_have_said_the_same(store: MemoryStore, way: str) -> None:
+    for user in ("민지", "철수"):
+        talk(store.transcripts.of(user, "대화"), f"아마 {SECRET}", "네")
+    (memory,) = store.remember([SECRET], user="민지")
+    store.forget(memory.id) if way == "forget" else store.update(memory.id, {"text": "다른 말"})
+    assert contents(store.transcripts.of("민지", "대화")) == ["아마 …", "네"]
+    assert contents(store.transcripts.of("철수", "대화")) == [f"아마 {SECRET}", "네"]
+
+
+def test_what_an_answer_was_given_goes_where_that_answer_is_gone(store: MemoryStore, home: Path) -> None:
+    session = store.transcripts.of("민지", "대화")
+    (secret,) = store.remember([SECRET], user="민지")
+    talk(session, "저는 감자를 좋아해요.")
+    assert session.answer(f"네, {SECRET}", AT, session.seen(), [secret])
+    talk(session, "안녕", f"안녕하세요. {SECRET}")
+    store.forget(found(store, "저는 감자를 좋아해요.", 0).id)
+    assert session.condense(session.seen(), Condensed(f"요약 {SECRET}", 4), "v")
+    store.forget(secret.id)
+    assert (contents(session), session.condensed()) == (["안녕", "안녕하세요. …"], Condensed())
+    assert traces(home) == []
+
+
+def test_a_summary_that_holds_it_goes_though_no_turn_does(store: MemoryStore, home: Path) -> None:
+    session = store.transcripts.of("민지", "대화")
+    talk(session, "하나", "둘")
+    assert session.condense(session.seen(), Condensed(f"요약: {SECRET}", 2), "v")
+    store.forget(store.remember([SECRET], user="민지")[0].id)
+    assert (session.condensed(), traces(home)) == (Condensed(), [])
+
+
+def test_what_was_backed_up_before_it_was_found_is_blanked_there(store: MemoryStore, home: Path) -> None:
+    mine, theirs = store.transcripts.of("민지", "대화"), store.transcripts.of("철수", "대화")
+    talk(mine, f"있잖아요. {SECRET}", f"네, {SECRET}", waiting=True)
+    talk(theirs, "저는 철수예요.", "네")
+    assert mine.condense(mine.seen(), Condensed(f"요약: {SECRET}", 2), "v")
+    backup = store.backup()
+    store.forget(found(store, SECRET, 0).id)
+    assert traces(home) == []
+    with closing(apsw.Connection(str(backup))) as db:
+        assert rows(db, "SELECT content FROM turns ORDER BY seq") == [
+            ("있잖아요. …",), ("네, …",), ("저는 철수예요.",), ("네",),
+        ]  # fmt: skip
+        assert rows(db, "SELECT * FROM summaries") == []
+
+
+def test_a_backup_holds_what_a_memory_said_before_it_was_corrected(store: MemoryStore, home: Path) -> None:
+    session = store.transcripts.of("민지", "대화")
+    talk(session, f"있잖아요. {SECRET}", "네")
+    memory = found(store, SECRET, 0)
+    found(store, "있잖아요.", 0)
+    session.say("user", f"또 {SECRET}", AT)
+    store.backup()
+    store.update(memory.id, {"text": "다른 말"})
+    store.forget(memory.id)
+    assert traces(home) == []
+
+
+@pytest.mark.parametrize("way", ["forget", "update"])
+def test_a_text_of_several_lines_goes_also_where_it_was_told_in_one(store: MemoryStore, home: Path, way: str) -> None:
+    session = store.transcripts.of("민지", "대화")
+    (memory,) = store.remember(["제 비밀번호는\n\n감자구이사백십칠이에요. "], user="민지")
+    talk(session, "뭐였죠?", f"네, {SECRET}", "제 비밀번호는\t감자구이사백십칠이에요. 맞죠?")
+    store.forget(memory.id) if way == "forget" else store.update(memory.id, {"text": "다른 말"})
+    assert contents(session) == ["뭐였죠?", "네, …", "… 맞죠?"]
+    assert "감자구이사백십칠".encode() not in every_byte(home)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_short_text_takes_no_part_of_another_word(store: MemoryStore, carried: bool) -> None:
+    session = store.transcripts.of("민지", "대화")
+    talk(session, "비빔밥 비용 준비 비밀, 비!", "비", "비가 와요")
+    memory = found(store, "비", 0) if carried else store.remember(["비"], user="민지")[0]
+    if carried:
+        found(store, "비빔밥", 0)
+    store.forget(memory.id)
+    assert contents(session) == ["비빔밥 비용 준비 비밀, …!", "…", "비가 와요"]
 
 
 CHANGES: dict[str, Callable[[MemoryStore, str], object]] = {

@@ -270,9 +270,9 @@ def _ending(number: int, demo: Demo, engine: Engine) -> None:
         f"사용 중인 메모리: 프로세스 전체 {status.resident / 1e9:.2f} GB. 올라온 모델: {names}",
     )
     demo.say(
-        "  Not shown: Korean chat and summaries, and kinds and categories of extracted memories that can be trusted; "
-        "a 135M English model has none of these.\n  They need the default profile: gieok models pull default",
-        "  못 보여 준 것: 한국어 대화와 요약, 믿을 만한 기억 종류 분류. 1억 3천5백만 개짜리 영어 모델에는 없습니다.\n"
+        "  Not shown: Korean chat and summaries; a 135M English model has none of these.\n"
+        "  They need the default profile: gieok models pull default",
+        "  못 보여 준 것: 한국어 대화와 요약. 1억 3천5백만 개짜리 영어 모델에는 없습니다.\n"
         "  기본 프로필이 필요합니다: gieok models pull default",
     )
     demo.say(f"  gieok {version('gieok')}", f"  gieok {version('gieok')}")

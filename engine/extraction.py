@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from unicodedata import normalize
 
 from engine import instructions
 from engine.inputs import KINDS, Kind, Turn
@@ -148,7 +149,7 @@ def collect(turns: Sequence[Turn], kept: Sequence[Kept], categories: Sequence[st
     seen: set[tuple[str, date | None]] = set()
     for one, category in zip(kept, categories, strict=True):
         turn, text = turns[one.candidate.turn], text_of(turns, one)
-        span = happens_on(_stated(turns, one.candidate), turn.at or at)
+        span = happens_on(normalize("NFC", _stated(turns, one.candidate)), turn.at or at)
         when, days = (span[0], (span[1] - span[0]).days + 1) if span else (None, None)
         if (text, when) not in seen:
             seen.add((text, when))

@@ -7,19 +7,22 @@ passing moods and what is told of the world are none. What rules cannot tell is 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from engine.korean import selves
+from engine.korean import doubts, selves
 from engine.korean.dates import find_dates
 from engine.korean.intent import understand_rules
+from engine.korean.pasted import points_to_last_turn, shows_a_text, treats_a_text
 from engine.korean.questions import asks, asks_for_action
 from engine.korean.recall import tells_to_remember
 from engine.korean.sentences import sentences
-from engine.korean.voice import BLOT, own_words, shows_a_text, treats_a_text
+from engine.korean.voice import BLOT, OWN_HEAD, is_own_form, own_words
 
 if TYPE_CHECKING:
     from engine.inputs import Turn
@@ -47,13 +50,17 @@ _LAUGH = r"[ㅋㅎㅠㅜ]{1,}|\^\^|~+"
 # 사셔 ㅋㅋ 아빠는 …: nothing else ends the first sentence
 _CUT = re.compile(rf"(?<=[다요어아야음됨함죠지네셔해임까줘])[ \t]*(?:{_LAUGH}|[{_PICTURES}]+)[ \t]+(?=\S)")
 _LEAD = re.compile(
-    rf"^(?:(?:{_LAUGH}|[{_PICTURES}]+|(?:아|앗|오|응|네|예|음|헐|참|와|어|아니|아뇨|아니요|그래|맞아)[,!. ]+)\s*)+"
+    rf"^(?:(?:{_LAUGH}|[{_PICTURES}]+|(?:아|앗|오|응|네|예|음|헐|참|와|어|아니|아뇨|아니요|그래|맞아)[,!. ]+|"
+    r"(?:안녕(?:하세요|하십니까|하신가요)?|반가워요?|반갑습니다|처음\s뵙겠습니다)[,!.~ ]+)\s*)+"
 )
 _BEFORE = re.compile(rf"(?:\s|{_LAUGH}|[{_PICTURES}]|{BLOT}+(?=\s))*")
-_PICTURED = re.compile(rf"[\s{_PICTURES}{BLOT}]+$")
+_PICTURED = re.compile(rf"(?<![\s{_PICTURES}{BLOT}])[\s{_PICTURES}{BLOT}]++$")
 _PLAY = re.compile(
     r"(?i)역할\s?(?:극|놀이|연습)|수수께끼|스무고개|끝말잇기|나는\s누구(?:게|일까)|롤\s?플레이|상황극|(?:대화|주문|"
-    r"면접|회화|영어|토론|발표|전화)\s?연습|(?:너|넌|"
+    r"면접|회화|영어|토론|발표|전화)\s?연습|(?:연극|대본|대사)\s?연습(?:을\s)?(?:하자|할|해\s?(?:줘|보)|시작)|"
+    r"역할(?:을|로)?\s(?:좀\s)?(?:해\s?(?:줘|줄|주|볼)|맡아)|"
+    r"(?:이제|지금|다음|앞)(?:부터|으로)는?\s.{0,12}(?:문장|글|말|텍스트|내용|메시지|거|것|"
+    r"걸)\S{0,2}\s.{0,12}(?:번역|영어로|고쳐|바꿔|옮겨|교정|요약)|(?:너|넌|"
     r"네가|니가|당신)\S{0,2}\s.{1,24}"
     r"(?:이?고|역)[,\s]+(?:나|난|내가|나는|저는)\s.{1,24}|(?:쓰면|말하면|보내면|적으면|주면)\s.{0,20}(?:번역|영어로|"
     r"고쳐|바꿔|요약)"
@@ -61,7 +68,7 @@ _PLAY = re.compile(
     r"my) \w+.{0,20}\bi(?:'m| am)\b"
 )
 _PLAY_OVER = re.compile(
-    r"(?:역할극|연습|놀이|상황극)\S{0,2}\s?(?:끝|그만|여기까지)|이제\s?(?:진짜|실제로)|\b(?:stop|"
+    r"(?:역할극|연습|놀이|상황극|번역|교정)\S{0,2}\s?(?:끝|그만|여기까지)|이제\s?(?:진짜|실제로)|\b(?:stop|"
     r"end) (?:the )?(?:role|play)"
 )
 _SUPPOSED = re.compile(
@@ -131,7 +138,12 @@ _KEEP = re.compile(
     r"(?i)[,\s]*(?:(?:이|그|저|이거|그거|이것|그것|이건|그건|것|거|걸|점|사실|말|얘기)\S?\s|꼭|좀|잘|제발|앞으로|"
     r"나중에|please|remember|that|"
     r"this|don't|forget|기억|메모|기록|저장|외워|적어|잊지|해|둬|줘|주세요|줄래|두|놔|놓|마|말|고|부탁|드려요|해요|"
-    r"\s|[.!~?])+"
+    r"\s|[.!~?])++"  # possessive: what it can be parted into grows as a power of its length
+)
+_ORDERED = re.compile(  # by a text to whoever reads it, not by the user
+    r"(?:사용자|유저|이용자|user)(?:님)?(?:가|는|이|은|의|를|을|에게|도)(?=\s)|웹\s?페이지|(?:써|적혀|쓰여)\s?있|"
+    r"AI(?:는|가|에게|야)(?=[\s:,])",
+    re.IGNORECASE,
 )
 _KEEPING = re.compile(r"기억하고\s?있어\s?(?:줘|주)")
 _CLAUSE = re.compile(r"(?:[가-힣]데|[가-힣]데요|니까|[어아여해라워려]서|거든|거든요|지만)[,\s]+")
@@ -155,6 +167,7 @@ _OWN_SUBJECT = re.compile(
     r"딸|아들|동생|친구|엄마|아빠|언니|누나|오빠|형|취향|입맛|성격|재주|손|버릇|습관|마리|명|데|때|사람|디스크|공부|"
     r"운동|담배|술|수업|과제|발표|마감)$"
 )
+_LETTERS = re.compile("[\u1100-\u1112][\u1161-\u1175][\u11a8-\u11c2]?")  # of a syllable that is written as letters
 _LONG = 300  # letters of a sentence that rules read; longer ones say more than one thing
 _ANY = datetime(2026, 1, 15, 12)  # whether a sentence names a day does not depend on when it was said
 
@@ -162,15 +175,36 @@ _ANY = datetime(2026, 1, 15, 12)  # whether a sentence names a day does not depe
 def candidates(turns: Sequence[Turn]) -> list[Candidate]:
     """Return the sentences of user turns that can be memories, in order."""
     found: list[Candidate] = []
-    playing = False
+    playing, last = False, -1
     for number, turn in enumerate(turns):
         if turn.role != "user":
             continue
-        own = own_words(turn.content)
+        content, places = _composed(turn.content)
+        own = own_words(content)
         playing = bool(_PLAY.search(own)) or (playing and not _PLAY_OVER.search(own))
+        if points_to_last_turn(own):  # whose words these were, a model is to tell
+            found = [replace(one, sure=one.sure and one.turn != last) for one in found]
         if not playing and not _is_delivery(turns, number):
-            found += _of_turn(number, turn.content, own)
+            found += [_placed(one, places) for one in _of_turn(number, content, own)]
+        last = number
     return found
+
+
+def _composed(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text with Hangul in whole syllables, and where in `text` each place of it is."""
+    parts, places, at = [], [], 0
+    for match in _LETTERS.finditer(text):
+        parts += [text[at : match.start()], unicodedata.normalize("NFC", match[0])]
+        places += [*range(at, match.start()), match.start()]
+        at = match.end()
+    if not at:
+        return text, range(len(text) + 1)
+    return "".join([*parts, text[at:]]), [*places, *range(at, len(text) + 1)]
+
+
+def _placed(one: Candidate, places: Sequence[int]) -> Candidate:
+    quote = places[one.quote[0]], places[one.quote[1]]
+    return replace(one, begin=places[one.begin], stop=places[one.stop], quote=quote)
 
 
 def _is_delivery(turns: Sequence[Turn], number: int) -> bool:
@@ -189,13 +223,18 @@ def _is_delivery(turns: Sequence[Turn], number: int) -> bool:
 
 def _of_turn(number: int, content: str, own: str) -> list[Candidate]:
     found: list[Candidate] = []
+    if is_own_form(own):
+        return [
+            Candidate(number, *span, span, True) for span in _spans(own) if not OWN_HEAD.fullmatch(own[slice(*span)])
+        ]
+    judged = lru_cache(None)(_judged)  # for this turn alone: what is said a thousand times is read once
     for begin, stop in _spans(own):
         if _is_bare_keeping(own[begin:stop]):
             if found and found[-1].turn == number:  # 내 생일은 5월 3일이야. 기억해 줘.
                 last = found.pop()
                 found.append(Candidate(number, last.begin, last.stop, last.quote, True))
             continue
-        verdict, (a, b) = _judged(own[begin:stop])
+        verdict, (a, b) = judged(own[begin:stop])
         if verdict != "never":
             found.append(Candidate(number, begin, stop, (begin + a, begin + b), verdict == "must"))
     return found
@@ -215,7 +254,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
 
 
 def _is_bare_keeping(sentence: str) -> bool:
-    return tells_to_remember(sentence) and not _DENIED_TOPIC.search(sentence) and bool(_KEEP.fullmatch(sentence))
+    return bool(_KEEP.fullmatch(sentence)) and tells_to_remember(sentence) and not _DENIED_TOPIC.search(sentence)
 
 
 def _judged(sentence: str) -> tuple[Verdict, tuple[int, int]]:
@@ -238,7 +277,7 @@ def _is_asking(sentence: str, words: str) -> bool:
     """Return whether a sentence, or its head before a colon or comma, wants an answer or an action."""
     if "?" in sentence[begin_of_tail(sentence) :]:
         return True
-    heads = re.split(r"[:：](?!\d)|(?<=[줘요])[,.]\s", sentence)[:-1]
+    heads = re.split(r"[:：](?!\d)|(?<=[줘요])[,.]\s", words)[:-1]
     if any(asks_for_action(head) for head in heads):
         return True
     states = _STATES.search(words) and not _ASKED.search(words)
@@ -265,7 +304,7 @@ def _is_blotted(sentence: str) -> bool:
 
 
 def _to_keep(words: str, begin: int) -> tuple[Verdict, tuple[int, int]]:
-    if _DENIED_TOPIC.search(words) or asks(words.partition(",")[0]):
+    if _DENIED_TOPIC.search(words) or _ORDERED.search(words) or asks(words.partition(",")[0]):
         return "never", (0, 0)
     return "must", (begin, begin + len(words))
 
@@ -287,6 +326,14 @@ def weigh(words: str) -> Verdict:
         return "never"
     mine = bool(selves.SELF.search(words)) and not selves.NOT_SELF.search(words)
     near = bool(selves.KIN.search(words))
+    verdict = _weighed(words, mine, near)
+    if verdict == "must" and doubts.is_no_life(words):
+        return "never"
+    doubtful = verdict == "must" and doubts.is_doubtful(words, mine, near, _is_dated(words))
+    return "may" if doubtful else verdict
+
+
+def _weighed(words: str, mine: bool, near: bool) -> Verdict:
     if _GENERAL.search(words) or _WANTED.search(words):
         return "may" if mine and not _WANTED.search(words) else "never"
     if _HEARD.search(words):
@@ -315,12 +362,14 @@ def _passes(words: str) -> bool:
     dated = _is_dated(words)
     if _RESOLVED_NOW.search(words) and not dated:
         return True
-    lasts = dated or selves.HABIT.search(words) or _has_topic(words)
+    lasts = (dated and "오늘" not in words) or selves.HABIT.search(words) or _has_topic(words)
     return bool(_NOW.search(words)) and not lasts
 
 
 def _is_scrap(words: str, mine: bool) -> bool:
-    """Return whether a sentence is a single word that states nothing, or English about nobody."""
+    """Return whether a sentence is a single word that states nothing, a head, or English about nobody."""
+    if OWN_HEAD.fullmatch(words):
+        return True
     if len(words.split()) == 1 and not _NOUNAL.search(words):
         return True
     return not (mine or re.search("[가-힣]", words) or _is_dated(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from engine.korean import selves
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 _MONTH = 31
 _MARKS = " .?!~…ㅋㅎㅠㅜ^;,"
-_HONOURED = re.compile(r"[가-힣](?:셔|십니다|신다)$|[계사]세요$")  # who is spoken of politely is not the speaker
+_LONG = 300  # letters at the end of a sentence, which tell
+_HONOURED = re.compile(r"[가-힣](?:(?<!마)셔|십니다|신다)$|[계사]세요$")  # who is spoken of politely is not the speaker
 _BESIDE = re.compile(
     r"사이(?:야|예요|이에요|다)|같이\s?살|사귀|사귄|절교|친구(?:야|예요|이에요|다)$|남매|형제|자매|결혼|이혼|약혼|"
     r"프러포즈"
@@ -33,7 +35,7 @@ _JOB = re.compile(
 
 def kind_of(sentence: str, days: int | None) -> Kind:
     """Return the kind of a sentence in which its speaker tells of themselves; `days` are those of the time it names."""
-    words = sentence.rstrip(_MARKS)
+    words = _words(sentence)
     if selves.TASTE.search(words) and not (days or selves.KIN.search(words) or selves.BODY.search(words)):
         return "preference"
     if _AIMED.search(words) or _happens(words, days):
@@ -41,6 +43,10 @@ def kind_of(sentence: str, days: int | None) -> Kind:
     if selves.KIN.search(words) or _HONOURED.search(words) or _BESIDE.search(words):
         return "relationship"
     return "fact"
+
+
+def _words(sentence: str) -> str:
+    return unicodedata.normalize("NFC", sentence.rstrip(_MARKS)[-_LONG:])
 
 
 def _happens(words: str, days: int | None) -> bool:
@@ -54,7 +60,7 @@ def _happens(words: str, days: int | None) -> bool:
 
 def category_of(sentence: str) -> str | None:
     """Return the category of a sentence in which its speaker tells of themselves; None where rules cannot tell."""
-    words = sentence.rstrip(_MARKS)
+    words = _words(sentence)
     aimed = bool(_AIMED.search(words))
     if selves.LEARNT.search(words):
         return "knowledge"

@@ -59,7 +59,7 @@ TASTE = _any(
     r"맛있어) 취향 최애 질색",
     r"별로(?:고|야|예요|에요|라|이) 푹\s?빠 빠져\s?있 꽂혔 꽂혀 취미 싫(?:어|다|습|고) 입맛 끌린다 끌려요?$ 꺼려 "
     r"아껴 고집 질려 질렸 아니면\s다",
-    r"안\s?좋아하 \S+[이가]\s좋아(?:요)?$ 파(?:야|예요|임|이에요)$ \b(?:like|love|hate|prefer|enjoy|adore|"
+    r"안\s?좋아하 \S[이가]\s좋아(?:요)?$ 파(?:야|예요|임|이에요)$ \b(?:like|love|hate|prefer|enjoy|adore|"
     r"dislike)s?\b can't\sstand favou?rite",
     r"\b(?:fond|afraid)\sof\b",
 )
@@ -103,7 +103,7 @@ LIFE = _any(
 )
 TOPICS = (HOME, WORK, BODY, LIFE)
 HABIT = _any(
-    r"매일 매주 매달 매년 맨날 항상 늘\s 평소 [가-힣]+마다 자주 꾸준히 요즘 요새 보통 원래 주로 하루에 일주일에 "
+    r"매일 매주 매달 매년 맨날 항상 (?<!오)늘\s 평소 [가-힣]마다 자주 꾸준히 요즘 요새 보통 원래 주로 하루에 일주일에 "
     r"한\s달에 가끔",
     r"\b(?:every|always|usually|often|never)\b",
 )
@@ -121,7 +121,7 @@ PAST = re.compile(
     rf"moved|got|bought|\w{{3,}}ed)\b)"
 )
 ONCE = _any(
-    r"적이?\s?있 (?<![가-힣])[가-힣]+\s때\s 처음(?:으로)?\s 시절 어릴 어렸을 예전에 년\s?전 한때 결국 드디어 무사히 "
+    r"적이?\s?있 [가-힣]\s때\s 처음(?:으로)?\s 시절 어릴 어렸을 예전에 년\s?전 한때 결국 드디어 무사히 "
     r"학교\s때"
 )
 LEARNT = _any(

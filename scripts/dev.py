@@ -525,8 +525,9 @@ def demo(checkout: Checkout, arguments: list[str]) -> int:
 def test(checkout: Checkout, arguments: list[str]) -> int:
     prepare(checkout, "test")
     # The option makes Python report every file that is opened without naming its encoding.
-    # Two workers, also on a machine of many cores: each of them holds models. A file's tests share what they load.
-    workers = ["-n", "2", "--dist", "loadfile"]
+    # Two workers, also on a machine of many cores: each of them holds models. A file's tests share what they load. A
+    # worker that crashes ends the run: one in its place waits for ever for tests.
+    workers = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
     return hand_over(checkout, ["-X", "warn_default_encoding", "-m", "pytest", *workers, *arguments])
 
 

@@ -130,7 +130,8 @@ def killed(folder: Path, kind: str, rng: random.Random, *, backup: bool) -> Kill
         if backup:
             store.backup()
         states = [first, *KINDS[kind](store, living, rng)]
-        shutil.copytree(living, home)
+        # an index that is being written aside is none, and may be renamed under the copy
+        shutil.copytree(living, home, ignore=shutil.ignore_patterns("*.part"))
     shutil.rmtree(living)
     return Killed(home, states)
 

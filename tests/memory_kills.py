@@ -35,7 +35,7 @@ Line = dict[str, Any]
 HANG = 60.0  # seconds without a line
 STEPS = 60  # of a life that nobody kills
 LIVES = 5  # in one home
-_MORE = 10  # kills aimed at a phase that none fell in yet, and lives that may end by themselves
+_MORE = 40  # kills aimed at a phase that none fell in yet, and lives that may end by themselves
 KILLED = -signal.SIGKILL if sys.platform != "win32" else 1  # the status of a process that was
 
 

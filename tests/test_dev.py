@@ -393,11 +393,14 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 PULL = ["-m", "engine", "models", "pull", "starter"]
 
 
+WORKERS = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
+
+
 @pytest.mark.parametrize(
     ("command", "last"),
     [
         ("demo", ["-m", "engine", "demo", "-k", "x"]),
-        ("test", ["-X", "warn_default_encoding", "-m", "pytest", "-n", "2", "--dist", "loadfile", "-k", "x"]),
+        ("test", ["-X", "warn_default_encoding", "-m", "pytest", *WORKERS, "-k", "x"]),
         ("bench", ["scripts/benchmark.py", "-k", "x"]),
     ],
 )

@@ -402,8 +402,15 @@ TAKES_TEXT: dict[str, Callable[[Engine, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("text", BAD_TEXTS, ids=["empty", "NUL", "surrogate", "1 MB"])
-@pytest.mark.parametrize("method", TAKES_TEXT)
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [  # a long text is no error of a summary
+        pytest.param(method, text, id=f"{method}-{name}")
+        for method in TAKES_TEXT
+        for name, text in zip(("empty", "NUL", "surrogate", "1 MB"), BAD_TEXTS, strict=True)
+        if (method, name) != ("summarize", "1 MB")
+    ],
+)
 def test_a_bad_text_is_a_typed_error(engine: Engine, method: str, text: str) -> None:
     with pytest.raises((InvalidInput, ContextOverflow)):
         TAKES_TEXT[method](engine, text)

@@ -222,7 +222,9 @@ def test_every_method_has_an_async_twin_with_its_signature(name: str) -> None:
     method, twin = getattr(Engine, name), getattr(Engine, TWINS.get(name, f"a{name}"))
     assert inspect.signature(twin).parameters == inspect.signature(method).parameters
     assert twin.__name__ == f"a{name}"
-    assert inspect.iscoroutinefunction(twin) is (name not in {"stream", "extract_memories"})  # these are iterated, not awaited
+    assert inspect.iscoroutinefunction(twin) is (
+        name not in {"stream", "extract_memories"}
+    )  # these are iterated, not awaited
 
 
 @pytest.mark.parametrize("name", sorted(SYNC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from engine.errors import StoreError, StoreLocked
 if TYPE_CHECKING:
     from apsw import Bindings, Connection, URIFilename, VFSFile
 
+_log = logging.getLogger("engine.connections")
 _BACKUP_PAGES = 4096  # copied between two looks at a Ctrl-C
 Row = tuple[Any, ...]
 
@@ -64,11 +66,17 @@ def to_write(path: Path) -> Connection:
 
 
 def close_writer(db: Connection) -> None:
-    """Write the log back into the file, as far as nobody reads it, and close."""
+    """Write the log back into the file, as far as nobody reads it and the disk takes it, and close.
+
+    Nothing is lost where it takes nothing: what was committed stays in the log, and who opens the file reads that, too.
+    """
     import apsw
 
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-    db.close()
+    try:
+        db.close()
+    except (apsw.FullError, apsw.IOError) as error:
+        _log.warning("the memories' log could not be written back (%s); it stays beside them", str(error))
 
 
 def to_read(path: Path) -> Connection:

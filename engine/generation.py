@@ -117,8 +117,7 @@ class Generation:
         """Choose the next token and what it forces; true at the end of the answer."""
         assert self._sampler and self._vocabulary
         row = rows[-1]
-        if self._matcher or self._guard or self._params.logit_bias:
-            self._weigh(context.logits(row))
+        self._weigh(context.logits(row))  # read before a mask could hide that they are no numbers
         token = self._sampler.sample(context, row)
         if token in self._vocabulary.eog:
             self._whole = True  # the matcher lets it come nowhere else

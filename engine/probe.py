@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from engine import adapters, digests
 from engine.errors import EngineError, ModelCorrupt
@@ -34,6 +34,9 @@ from engine.interpreter import interpreter
 from engine.llama.library import NO_MEMORY
 from engine.notes import Notes
 from engine.tuning import processor
+
+if TYPE_CHECKING:
+    from engine.llama import Context
 
 _log = logging.getLogger("engine.probe")
 Tell = Callable[[], object]
@@ -372,8 +375,6 @@ def _read(files: Sequence[Path]) -> None:
 
 def _try(path: Path, adapter: Path | None = None) -> None:
     """Do once what an engine does with a file."""
-    import numpy as np
-
     from engine.llama import Context, ContextParams, Model
     from engine.scheduler import Chunk, Job
 
@@ -386,10 +387,18 @@ def _try(path: Path, adapter: Path | None = None) -> None:
     context = Context(model, ContextParams(min(_CONTEXT, model.context_length), _BATCH, 1, 2, 2))
     token = max(0, min(model.vocabulary.bos, model.vocabulary.size - 1))
     context.decode([Chunk(Job([token], 1), 0, 0, [token], 1)])
-    if adapter and not np.isfinite(context.logits(0)).all():
-        _log.error("what the model answers with it are no numbers")
-        raise EngineError("not a number")
+    if adapter:
+        _answer(context)
     model.close()
+
+
+def _answer(context: Context) -> None:
+    """See that what the model answers with its adapter are numbers."""
+    try:
+        context.logits(0)
+    except EngineError:
+        _log.error("what the model answers with it are no numbers")
+        raise
 
 
 def _letters() -> Iterator[str]:

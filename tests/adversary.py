@@ -156,11 +156,11 @@ ADVERSARIES: dict[str, Adversary] = {
 
 
 def broken(value: float, *, whole: bool = True) -> Adversary:
-    """Return a model of which all numbers are `value`, or one of them."""
+    """Return a model of which all numbers are `value`, or one of them, of a token that every schema forbids."""
 
     def answer(at: At) -> Row:
         row = np.full_like(at.logits, value) if whole else at.logits.copy()
-        row[len(row) // 2] = value
+        row[0] = value
         return row
 
     return answer

@@ -11,7 +11,7 @@ import apsw
 import memory_life
 import pytest
 from faulty_disk import faulty
-from memory_faults import FLOWS, sweep
+from memory_faults import FLOWS, HANG, USER, named, opened, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,20 @@ def test_every_step_of_a_flow_fails_once(tmp_path: Path, name: str) -> None:
     assert tally.failures == []
     assert tally.steps.total() >= 5, "nothing failed"
     assert any("Error" in end for end in tally.ends) and f"{name}: done" in tally.ends
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_store_closes_on_a_disk_that_takes_nothing(tmp_path: Path, full: bool) -> None:
+    with faulty(tmp_path, full=full, lasting=True) as disk:
+        store = opened(tmp_path)
+        store.remember(["적어 둔 말"], user=USER, judge=False)
+        store.wait(HANG)
+        disk.arm(1)
+        store.close()
+        assert any("memory.sqlite3" in step for step in disk.failed), "nothing was to be written back"
+        disk.mend()
+    with closing(opened(tmp_path)) as again:
+        assert list(named(again)) == ["적어 둔 말"] and again.problems() == []
 
 
 # ---- the disk itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -106,14 +107,21 @@ class Context:
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return the logits (n_vocab,) of batch entry `row`: a view, valid until the next decode, writable.
 
-        Raises `EngineError` if the last batch did not want them.
+        Raises `EngineError` if the last batch did not want them, and where they are no numbers: of those llama.cpp
+        would take whatever comes first.
         """
         import numpy as np
 
         pointer = lib().llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"the last batch has no logits for its entry {row}")
-        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+        logits = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+        if not math.isfinite(logits.max()):  # one that is not makes the greatest so
+            raise EngineError(
+                f"{self.model.path.name} answered with something that is not a number; "
+                "check its file: gieok models verify"
+            )
+        return logits
 
     def fork(self, source: int, target: int, count: int) -> None:
         """Let sequence `target` share the first `count` positions of `source`; copies nothing."""

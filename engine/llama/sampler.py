@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EngineClosed, EngineError
+from engine.errors import EngineClosed
 from engine.llama.context import Context
 from engine.llama.library import lib
 
@@ -39,17 +38,8 @@ class Sampler:
             library.llama_sampler_chain_add(chain, link)
 
     def sample(self, context: Context, row: int) -> int:
-        """Draw a token from the logits of batch entry `row` and remember it for the penalty.
-
-        Raises `EngineError` where they are no numbers, of which llama.cpp would take whatever comes first.
-        """
-        live = self._live
-        if not math.isfinite(context.logits(row).max()):
-            raise EngineError(
-                f"{context.model.path.name} answered with something that is not a number; "
-                "check its file: gieok models verify"
-            )
-        return int(lib().llama_sampler_sample(live, context.handle, row))
+        """Draw a token from the logits of batch entry `row` and remember it for the penalty."""
+        return int(lib().llama_sampler_sample(self._live, context.handle, row))
 
     def accept(self, token: int) -> None:
         """Remember a token that was not drawn but forced."""

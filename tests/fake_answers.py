@@ -70,7 +70,9 @@ class FakeRunner:
 
     def generate(self, generation: Generation, params: SamplingParams) -> None:
         vocabulary: Any = SimpleNamespace(pieces=self._pieces, eog={0})
-        sampler: Any = SimpleNamespace(sample=lambda token, row: token, accept=lambda token: None, close=lambda: None)
+        sampler: Any = SimpleNamespace(
+            sample=lambda context, row: context.token, accept=lambda token: None, close=lambda: None
+        )
         generation.begin(vocabulary, sampler)
         warms = params.max_tokens == 1
         (self.warmed if warms else self.asked).append(self._turns)
@@ -101,7 +103,8 @@ class FakeRunner:
             return True
         if left:
             left.popleft()
-        over = generation.advance(self._token(part), [0])
+        context: Any = SimpleNamespace(token=self._token(part), logits=lambda row: None)
+        over = generation.advance(context, [0])
         generation.deliver()
         return over
 

@@ -77,8 +77,8 @@ def _steps(store: MemoryStore, rng: random.Random, count: int) -> list[State]:
 def _checkpoint(home: Path) -> None:
     """Copy the log into the database as far as nobody reads behind it, as SQLite does by itself every 1,000 pages."""
     with closing(apsw.Connection(str(home / FILE_NAME))) as db:
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _plain(store: MemoryStore, home: Path, rng: random.Random) -> list[State]:
@@ -105,6 +105,7 @@ def _half_copied(store: MemoryStore, home: Path, rng: random.Random) -> list[Sta
 def _begun_anew(store: MemoryStore, home: Path, rng: random.Random) -> list[State]:
     """Behind the new log there is still the end of an older one."""
     _steps(store, rng, 10)
+    store.wait(HANG)  # who writes meanwhile keeps the log from being begun anew
     _checkpoint(home)
     before = state(store)
     return [before, *_steps(store, rng, 6)]

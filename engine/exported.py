@@ -218,8 +218,9 @@ def _check_vector(vector: bytes | None) -> None:
         return
     if len(vector) % 2 or not 2 <= len(vector) <= 2 * _DIM:
         raise InvalidInput(f"vector must be 1 to {_DIM:,} halves of two bytes")
-    length = float(np.linalg.norm(np.frombuffer(vector, dtype="<f2").astype(np.float64)))
-    if not abs(length - 1) <= _LENGTH:  # nor is it where one of them is not a number
+    halves = np.frombuffer(vector, dtype="<f2")
+    # Looked at first: to reckon with a NaN of the signalling kind is a warning to whoever listens.
+    if not np.isfinite(halves).all() or abs(float(np.linalg.norm(halves.astype(np.float64))) - 1) > _LENGTH:
         raise InvalidInput("vector is not of unit length")
 
 

@@ -73,7 +73,7 @@ class Prefixes:
                 header = json.loads(file.readline())
                 state = file.read()
             prefix, checksum = Prefix(header.pop("tokens"), state), header.pop("sha256")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
         return prefix if header == self._key and checksum == self._checksum(prefix) else None
 

@@ -162,6 +162,7 @@ WRONG: list[tuple[bytes, str]] = [
     (coded(vector=base64.b64encode(bytes(4)).decode(), model="m"), "unit length"),
     (coded(vector=base64.b64encode(np.array([np.nan, 1], "<f2").tobytes()).decode(), model="m"), "unit length"),
     (coded(vector=base64.b64encode(np.array([np.inf, 1], "<f2").tobytes()).decode(), model="m"), "unit length"),
+    (coded(vector=base64.b64encode(b"\1\x7c\0\x3c").decode(), model="m"), "unit length"),  # a signalling NaN
     (coded(weights=base64.b64encode(b"12345").decode()), "weights"),
     (coded(weights=base64.b64encode(b"\1\0\0\0\0\x7c").decode()), "weights"),
 ]

@@ -49,6 +49,7 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
     lambda data: b"",
     lambda data: b"gieok prefix 1\n[]\n",
     lambda data: b"gieok prefix 1\n{\n",
+    lambda data: b"gieok prefix 1\n" + b"[" * 100_000 + b"\n",
     lambda data: b"other" + data,
 ]
 

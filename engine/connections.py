@@ -108,6 +108,12 @@ def checked(db: Connection, check: str) -> list[str]:
     return [] if found == ["ok"] else found
 
 
+def see_sound(db: Connection) -> None:
+    """Raise `Damaged` where the pages of a file do not fit each other; this reads all of it."""
+    if problems := checked(db, "quick_check"):
+        raise Damaged(problems[0])
+
+
 def copied(db: Connection, copy: Connection, heed: Callable[[int, int], object]) -> None:
     """Copy a database as one connection sees it into another; `heed` hears how many pages of how many are done."""
     with copy.backup("main", db, "main") as work:

@@ -299,9 +299,13 @@ class Store:
             # another program would believe that nobody uses the log, and remove it.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self.path.chmod(0o600)  # SQLite gives its log the same
+        log = self.path.with_name(f"{self.path.name}-wal")
+        killed = log.exists() and log.stat().st_size > 0  # who closes a file removes its log
         db = connections.to_write(self.path)
         try:
             db.set_busy_timeout(int(LOCK_TIMEOUT * 1000))
+            if killed:  # of a log that was damaged later, less may be left than was copied into the file before
+                connections.see_sound(db)
             self._prepare(db, self._version(db))
         except BaseException:
             db.close()

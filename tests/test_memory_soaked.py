@@ -15,12 +15,13 @@ import memory_life
 import pytest
 from memory_kills import written
 
+from engine.errors import StoreError
 from engine.faculties import Verdict
 from engine.memory import MemoryStore
 from engine.metrics import Progress
 from engine.records import Memory
 from engine.shortlist import Shortlist
-from engine.store import BACKUPS, Store
+from engine.store import BACKUPS, FILE_NAME, Store
 
 USER = memory_life.STAYS
 HANG = 60.0
@@ -116,6 +117,23 @@ def test_what_is_forgotten_while_a_backup_is_made_is_not_in_it(home: Path) -> No
         assert store.memories(user=USER) == []
         assert not any(secret.encode() in data for data in written(home).values())
         assert list((home / BACKUPS).glob("*.sqlite3"))
+
+
+def test_pages_that_do_not_fit_each_other_are_noticed_after_a_kill(store: MemoryStore, home: Path) -> None:
+    """A damaged log that was copied in half gave back less than the file had: a tree of two times."""
+    store.remember([f"적어 둔 말 {n}" for n in range(300)], user=USER, judge=False)
+    backup = store.backup()
+    store._store.wipe()  # all of it is in the file
+    store.remember(["다른 말"], user=USER, judge=False)
+    killed = home.with_name("killed")
+    shutil.copytree(home, killed)
+    data, page = (killed / FILE_NAME).read_bytes(), 4096
+    at = data.index("적어 둔 말 150".encode()) // page * page  # not in the log, which has the end of the table
+    (killed / FILE_NAME).write_bytes(data[:at] + bytes(page) + data[at + page :])
+    with closing(MemoryStore(killed, memory_life.faculties())) as after:
+        with pytest.raises(StoreError, match="is damaged") as caught:
+            memory_life.begin(after)
+        assert backup.name in str(caught.value)
 
 
 def test_forgetting_searching_and_saving_the_index_do_not_wait_for_each_other(

@@ -114,7 +114,7 @@ class ChatTemplate:
                 }
             )
             return text
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise InvalidInput(
                 f"the model's chat template refuses this conversation ({type(error).__name__}); most templates want "
                 "an optional system message first, then user and assistant in turn, the user last."
@@ -196,7 +196,7 @@ class _Run:
         self._typed: list[tuple[int, int]] = []
 
     def add(self, text: str, *, typed: bool) -> None:
-        if typed and text:
+        if typed:
             self._typed.append((len(self.text), len(self.text) + len(text)))
         self.text += text
 
@@ -207,7 +207,7 @@ class _Run:
         run = _Run()
         start = len(self.text) - len(self.text.lstrip(_C_SPACE)) if left else 0
         run.text = self.text[start:].rstrip(_C_SPACE) if right else self.text[start:]
-        run._typed = [(max(0, begin - start), max(0, end - start)) for begin, end in self._typed]
+        run._typed = [(begin - start, end - start) for begin, end in self._typed]  # a core begins with no space
         return run
 
     def cut_at(self, literals: re.Pattern[str] | None) -> list[str]:
@@ -215,10 +215,8 @@ class _Run:
 
         llama.cpp parses such literals in any text; half a literal is ordinary text.
         """
-        if not self.text or literals is None or not self._typed:
-            return [self.text] if self.text else []
         cuts, at = [], 0
-        while found := literals.search(self.text, at):
+        while literals and (found := literals.search(self.text, at)):
             at = found.start() + 1
             if any(found.start() < end and begin < found.end() for begin, end in self._typed):
                 cuts.append(at)
@@ -242,5 +240,5 @@ def _compile(source: str) -> Any:
     environment.filters["tojson"] = to_json
     try:
         return environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"the model's chat template cannot be compiled: {error.message}") from None
+    except (TemplateSyntaxError, SyntaxError, RecursionError) as error:  # Python's own: it is nested too deeply
+        raise ConfigError(f"the model's chat template cannot be compiled: {error.args[0]}") from None

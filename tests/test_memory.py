@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
+import apsw
 import fake_embedder
 import numpy as np
 import pytest
@@ -23,12 +26,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine import records
+from engine import cohort, records
 from engine import store as store_module
 from engine.connections import rows
-from engine.errors import EngineClosed, InvalidInput, MemoryNotFound, OutOfBudget, StoreError, StoreLocked
+from engine.errors import (
+    Cancelled,
+    EngineClosed,
+    InvalidInput,
+    MemoryNotFound,
+    ModelNotFound,
+    OutOfBudget,
+    StoreError,
+    StoreLocked,
+)
 from engine.faculties import Embedded, Space
 from engine.memory import MemoryStore
+from engine.metrics import Progress
 from engine.records import Edit, Memory
 from engine.store import FILE_NAME
 
@@ -511,7 +524,10 @@ def test_closing_while_words_are_waited_for_is_told(home: Path, monkeypatch: pyt
     monkeypatch.setattr("engine.memory._BESIDE", 1)
     finding, go = threading.Event(), threading.Event()
 
+    analysed: list[str] = []
+
     def slow(texts: list[str]) -> list[tuple[str, ...]]:
+        analysed.extend(texts)
         finding.set()
         go.wait(timeout=30)
         return fake_embedder.words(texts)
@@ -519,7 +535,7 @@ def test_closing_while_words_are_waited_for_is_told(home: Path, monkeypatch: pyt
     store = made(home, words=slow)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(remember, store, FOOD)
-        finding.wait(timeout=30)
+        assert finding.wait(timeout=30)
         second = pool.submit(remember, store, WORK)  # waits behind it
         while store._beside._work_queue.qsize() == 0:
             time.sleep(0.001)
@@ -528,8 +544,9 @@ def test_closing_while_words_are_waited_for_is_told(home: Path, monkeypatch: pyt
             time.sleep(0.001)
         go.set()
         closer.result()
-        with pytest.raises(EngineClosed):
+        with pytest.raises(EngineClosed, match="the engine is closed; make a new Engine"):
             second.result()
+        assert analysed == [FOOD], "what was not begun is not done"
         assert first.exception() is None or isinstance(first.exception(), EngineClosed)
     with closing(made(home)) as again:
         assert again.count() == (first.exception() is None), "told as it was"
@@ -685,7 +702,7 @@ def test_waiting_ends_when_its_time_is_up(home: Path) -> None:
     with closing(made(home, judge=slow)) as store:
         assert store.wait(0), "there is nothing to do"
         remember(store, FOOD, WORK)
-        judging.wait(timeout=30)
+        assert judging.wait(timeout=30)
         assert not store.wait(0) and not store.wait(0.01)
         assert found(store, FOOD, k=1) == [FOOD], "nobody else waits for the judge"
         assert remember(store, DOG)[0].text == DOG
@@ -740,7 +757,7 @@ class AgainstADict(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), text=texts, category=categories)
     def update(self, data: st.DataObject, text: str, category: str | None) -> None:
-        id = data.draw(st.sampled_from(sorted(self.model)))  # noqa: A001
+        id = data.draw(st.sampled_from(list(self.model)))  # noqa: A001
         others = {memory.text for memory in self.of(self.model[id].user) if memory.id != id}
         if text in others:
             with pytest.raises(InvalidInput):
@@ -752,7 +769,7 @@ class AgainstADict(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
-        gone = data.draw(st.sampled_from(sorted(self.model)))
+        gone = data.draw(st.sampled_from(list(self.model)))
         self.store.forget(gone)
         del self.model[gone]
 
@@ -774,7 +791,7 @@ class AgainstADict(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def search_verbatim(self, data: st.DataObject) -> None:
-        memory = self.model[data.draw(st.sampled_from(sorted(self.model)))]
+        memory = self.model[data.draw(st.sampled_from(list(self.model)))]
         hits = self.store.search(memory.text, user=memory.user, k=100, explain=True)
         (own,) = [hit for hit in hits if hit.memory.id == memory.id]
         assert own.parts is not None
@@ -829,3 +846,455 @@ def test_who_only_searches_does_not_become_the_one_who_writes(home: Path, store:
         with closing(MemoryStore(home, fake_embedder.faculties())) as writer:
             assert remember(writer, WORK)[0].text == WORK
         assert set(found(reader, DOG)) == {DOG, WORK}
+
+
+# ---- what is told, and what is done beside
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda store: store.remember([FOOD, ""], user=ME), InvalidInput, "^text 1 is empty"),
+        (lambda store: store.remember([FOOD], user=ME, when="어제"), InvalidInput, "^when is not"),
+        (lambda store: store.search("", user=ME, k=1), InvalidInput, "^query is empty"),
+        (lambda store: store.search(FOOD, user=ME, k=0), InvalidInput, "^k must be at least 1"),
+        (lambda store: store.search(FOOD, user=ME, k=True), TypeError, "^k must be an int, not bool"),
+        (lambda store: store.search(FOOD, user=ME, k="1"), TypeError, "^k must be an int, not str"),
+        (lambda store: store.search(FOOD, user=ME, k=1, min_score=2), InvalidInput, "^min_score must"),
+        (lambda store: store.memories(user=ME, limit=0), InvalidInput, "^limit must be at least 1"),
+        (lambda store: store.memory(""), InvalidInput, "^id is empty"),
+        (lambda store: store.forget_all(""), InvalidInput, "^user is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    store: MemoryStore, call: Callable[[MemoryStore], object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        call(store)
+    remember(store, FOOD)
+    with pytest.raises(error, match=says):
+        call(store)
+    assert len(store.search(FOOD, user=ME, k=1)) == len(store.memories(user=ME, limit=1)) == 1
+
+
+def test_whom_nothing_is_known_of_needs_no_model(home: Path) -> None:
+    asked: list[str] = []
+
+    def counting(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return fake_embedder.embed(texts, "passage")
+
+    with closing(made(home, embed=embedding(counting))) as store:
+        old, new = remember(store, FOOD, DOG)
+        with store._store.write() as db:
+            db.execute("UPDATE memories SET superseded_by = ? WHERE id = ?", (new.id, old.id))
+        remember(store, WORK, user="남")
+        store.forget(new.id)
+        asked.clear()
+        assert found(store, FOOD) == found(store, FOOD, user="없음") == [] == asked
+        assert found(store, FOOD, user="남") == [WORK] and FOOD in asked
+
+
+def test_nothing_is_embedded_twice_for_one_that_is_forgotten_meanwhile(home: Path) -> None:
+    seen: list[str] = []
+
+    def forgetting(texts: list[str]) -> np.ndarray:
+        seen.extend(texts)
+        if WORK in texts:
+            store.forget(first.id)
+        return fake_embedder.embed(texts, "passage")
+
+    with closing(made(home, embed=embedding(forgetting))) as store:
+        (first,) = remember(store, FOOD)
+        remember(store, FOOD, WORK)
+        assert seen == [FOOD, WORK, FOOD]
+
+
+def test_one_that_is_gone_when_it_is_forgotten_is_told(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may be faster, between the look and the deed."""
+    (memory,) = remember(store, FOOD)
+    look = MemoryStore.memory
+
+    def then_gone(self: MemoryStore, id: str) -> Memory:
+        seen = look(self, id)
+        monkeypatch.undo()
+        self.forget(id)
+        return seen
+
+    monkeypatch.setattr(MemoryStore, "memory", then_gone)
+    with pytest.raises(MemoryNotFound):
+        store.forget(memory.id)
+
+
+def test_whoever_may_hold_a_text_hears_that_it_was_corrected_while_no_backup_is_made(home: Path) -> None:
+    told: list[bool] = []
+    with closing(made(home, forgotten=lambda: told.append(store._store.copying.locked()))) as store:
+        (memory,) = remember(store, FOOD)
+        store.update(memory.id, {"text": DOG})
+        assert told == [True]
+        with store._store.copying, ThreadPoolExecutor(1) as pool:  # as while a backup is made
+            assert pool.submit(store.update, memory.id, {"category": "goal"}).result(timeout=30).category == "goal"
+            assert pool.submit(found, store, DOG).result(timeout=30) == [DOG]
+        assert told == [True], "nothing was forgotten then"
+
+
+def test_a_correction_leaves_no_vector_of_what_was_said_before(home: Path) -> None:
+    """Neither in the space that is searched, nor in the one before."""
+    with closing(made(home)) as first:
+        (memory,) = remember(first, FOOD)
+    newer = Space("newer", "newer")
+    embed = embedding(lambda texts: np.roll(fake_embedder.embed(texts, "passage"), 1, axis=1))
+    with closing(made(home, embed=embed, space=lambda: newer)) as store:
+        assert found(store, FOOD) == [FOOD] and store.wait()
+        sql = "SELECT name FROM vectors JOIN spaces ON number = key >> 40 ORDER BY number"
+        with store._store.read() as db:
+            assert rows(db, sql) == [(fake_embedder.SPACE.name,), (newer.name,)]
+        store.update(memory.id, {"text": DOG})
+        with store._store.read() as db:
+            assert rows(db, sql) == [(newer.name,)]
+        assert store.search(DOG, user=ME, k=1, explain=True)[0].parts["dense"] == pytest.approx(1, abs=1e-3)  # type: ignore[index]
+
+
+def test_a_correction_that_another_program_keeps_from_being_wiped_is_wiped_at_the_next_start(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.memory.LOCK_TIMEOUT", 0.05)
+
+    def left(folder: Path) -> bool:
+        return FOOD.encode("utf-8") in b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+    with closing(made(home)) as store:
+        (memory,) = remember(store, FOOD)
+        with closing(apsw.Connection(str(home / FILE_NAME))) as reader, reader:
+            reader.execute("SELECT count(*) FROM memories").fetchall()
+            assert store.update(memory.id, {"text": DOG}).text == DOG, "it is done; the traces are owed"
+            assert left(home)
+            shutil.copytree(home, tmp_path / "killed")  # as who is killed now leaves it
+    with closing(made(tmp_path / "killed")) as again:
+        remember(again, WORK)
+        assert not left(tmp_path / "killed")
+
+
+def test_what_fails_for_another_reason_is_told_as_it_is(home: Path) -> None:
+    """A full memory is put up with, no fault is hidden."""
+
+    def broken(*_: object) -> Any:
+        raise ValueError("broken")
+
+    with closing(made(home)) as store:
+        remember(store, FOOD)
+        store.export(home.parent / "out.jsonl")
+    for part in ("words", "embed", "space"):
+        with closing(made(home, **{part: broken})) as store:
+            calls: list[Callable[[], object]] = [lambda: remember(store, WORK), lambda: found(store, FOOD)]
+            if part == "space":
+                calls.append(lambda: store.import_(home.parent / "out.jsonl"))
+            for call in calls:
+                with pytest.raises(ValueError, match="broken"):
+                    call()
+            assert store.count() == 1
+
+
+def test_a_model_that_does_not_fit_is_told_where_there_is_no_other(home: Path) -> None:
+    with closing(made(home)) as first:
+        remember(first, FOOD)
+        assert first.wait()
+
+    def full(*_: object) -> Any:
+        raise OutOfBudget("full", needed=1, available=0)
+
+    with closing(made(home, embed=full)) as store, pytest.raises(OutOfBudget):
+        found(store, FOOD)
+
+
+@pytest.mark.parametrize("error", [OutOfBudget("full", needed=1, available=0), ModelNotFound("gone", model="x")])
+def test_the_new_model_answers_where_the_old_one_cannot(
+    home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As soon as it has embedded what there is; one fewer than it would be waited for."""
+    monkeypatch.setattr("engine.memory._WAIT_FOR", 4)
+    newer = Space("newer", "newer")
+    passages: list[str] = []
+
+    def embed(texts: list[str], kind: Any, space: Space) -> Embedded:
+        if space != newer:
+            raise error
+        passages.extend(text for text in texts if kind == "passage")
+        return Embedded(np.roll(fake_embedder.embed(texts, kind), 1, axis=1))
+
+    with closing(made(home)) as first:
+        remember(first, FOOD, WORK, DOG)
+    with closing(made(home, embed=embed, space=lambda: newer)) as store:
+        hits = store.search(FOOD, user=ME, k=3, explain=True)
+        assert hits[0].parts is not None and hits[0].parts["dense"] == pytest.approx(1, abs=1e-3)
+        assert passages[:3] == [FOOD, WORK, DOG]
+
+
+@pytest.mark.parametrize("error", [OutOfBudget("full", needed=1, available=0), ModelNotFound("gone", model="x")])
+def test_words_answer_where_the_old_model_cannot_and_the_new_one_has_not_begun(
+    home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("engine.memory._WAIT_FOR", 2)
+    newer, go = Space("newer", "newer"), threading.Event()
+
+    def embed(texts: list[str], kind: Any, space: Space) -> Embedded:
+        if space != newer:
+            raise error
+        assert go.wait(timeout=30)
+        return fake_embedder.embedded(texts, kind, fake_embedder.SPACE)
+
+    with closing(made(home)) as first:
+        remember(first, FOOD, WORK, DOG)
+    with closing(made(home, embed=embed, space=lambda: newer)) as store:
+        hits = store.search("강아지 이름은", user=ME, k=1)
+        go.set()
+        assert [hit.memory.text for hit in hits] == [DOG]
+
+
+def test_as_many_as_are_not_waited_for_are_embedded_behind_the_search(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.memory._WAIT_FOR", 3)
+    newer, go, searched = Space("newer", "newer"), threading.Event(), threading.Event()
+
+    def embed(texts: list[str], kind: Any, space: Space) -> Embedded:
+        if space == newer and kind == "passage" and FOOD in texts:
+            assert go.wait(timeout=30) and searched.is_set()
+        return fake_embedder.embedded(texts, kind, fake_embedder.SPACE)
+
+    with closing(made(home)) as first:
+        remember(first, FOOD, WORK, DOG)
+    with closing(made(home, embed=embed, space=lambda: newer)) as store:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(found, store, FOOD, 1).result(timeout=20) == [FOOD], "by the old vectors"
+        searched.set()
+        go.set()
+        assert store._keeper.wait(30), "nobody had to ask for it"
+        sql = "SELECT name, complete, (SELECT count(*) FROM vectors WHERE key >> 40 = number) FROM spaces"
+        with store._store.read() as db:
+            assert (newer.name, 1, 3) in rows(db, sql)
+
+
+def test_the_cohort_is_embedded_once_for_each_model(home: Path) -> None:
+    asked: list[int] = []
+
+    def counting(texts: list[str]) -> np.ndarray:
+        asked.append(len(texts))
+        return fake_embedder.embed(texts, "passage")
+
+    often = len(cohort.SENTENCES)
+    with closing(made(home, embed=embedding(counting))) as store:
+        remember(store, FOOD)
+        assert found(store, FOOD) == found(store, DOG) == [FOOD]
+        assert asked.count(often) == 1
+        with closing(made(home, embed=embedding(counting))) as reader:
+            assert found(reader, FOOD) == found(reader, DOG) == [FOOD]
+    with closing(made(home, embed=embedding(counting))) as again:
+        assert found(again, FOOD) == [FOOD]
+    assert asked.count(often) == 1, "it is kept"
+
+
+def test_who_only_reads_embeds_the_cohort_once_and_keeps_it_to_itself(home: Path, store: MemoryStore) -> None:
+    asked: list[int] = []
+
+    def counting(texts: list[str]) -> np.ndarray:
+        asked.append(len(texts))
+        return fake_embedder.embed(texts, "passage")
+
+    remember(store, FOOD)
+    assert store.wait()
+    with closing(made(home, embed=embedding(counting))) as reader:
+        assert found(reader, FOOD) == found(reader, DOG) == [FOOD]
+        assert asked.count(len(cohort.SENTENCES)) == 1
+
+
+def test_what_is_missing_is_made_up_for_after_each_change(home: Path, tmp_path: Path) -> None:
+    """No other call has to follow."""
+    full = True
+
+    def some(texts: list[str]) -> list[tuple[str, ...]]:
+        if full:
+            raise OutOfBudget("full", needed=1, available=0)
+        return fake_embedder.words(texts)
+
+    with closing(made(home, words=some)) as store:
+        (memory,) = remember(store, FOOD)
+        assert not store._keeper.wait(30) and words_of(store) == [""]
+        full = False
+        store.update(memory.id, {"category": "health"})
+        assert store._keeper.wait(30) and words_of(store) == [FOOD]
+        store.export(tmp_path / "out.jsonl")
+        full = True
+        store.forget_all(ME)
+        remember(store, WORK)
+        assert not store._keeper.wait(30)
+        full = False
+        store.import_(tmp_path / "out.jsonl")
+        assert store._keeper.wait(30) and words_of(store) == [WORK, FOOD]
+
+
+def test_what_a_closed_store_has_left_undone_is_done_while_somebody_waits(home: Path) -> None:
+    def full(texts: list[str]) -> list[tuple[str, ...]]:
+        raise OutOfBudget("full", needed=1, available=0)
+
+    with closing(made(home, words=full)) as first:
+        remember(first, FOOD)
+        assert not first.wait()
+    with closing(made(home)) as store:
+        assert store.wait() and words_of(store) == [FOOD]
+
+
+def test_new_memories_are_judged_without_waiting_for_it(home: Path) -> None:
+    judged: list[tuple[str, str]] = []
+
+    def judge(old: Memory, new: Memory, likeness: float) -> Any:
+        judged.append((old.text, new.text))
+        return "different"
+
+    with closing(made(home, judge=judge)) as store:
+        remember(store, FOOD, WORK)
+        assert store._keeper.wait(30) and judged == [(FOOD, WORK)]
+        store.remember([DOG], user=ME, judge=False)
+        assert store.wait() and len(judged) == 1
+
+
+def test_words_of_several_callers_are_found_at_once_in_named_threads(home: Path) -> None:
+    meeting, names = threading.Barrier(4), []
+
+    def together(texts: list[str]) -> list[tuple[str, ...]]:
+        if threading.current_thread().name != "gieok-memory":  # which finds them for its own chores
+            names.append(threading.current_thread().name)
+            meeting.wait(timeout=30)
+        return fake_embedder.words(texts)
+
+    with closing(made(home, words=together)) as store, ThreadPoolExecutor(4) as pool:
+        texts = [memory.text for (memory,) in pool.map(lambda n: remember(store, f"기억 {n}"), range(4))]
+        assert texts == [f"기억 {n}" for n in range(4)]
+    assert all(name.startswith("gieok-words") for name in names)
+
+
+def test_closing_waits_for_what_is_under_way_and_drops_what_is_not(home: Path) -> None:
+    course: list[str] = []
+    judging = threading.Event()
+
+    def slow(old: Memory, new: Memory, likeness: float) -> Any:
+        judging.set()
+        time.sleep(0.2)
+        course.append("judged")
+        return "different"
+
+    store = made(home, judge=slow)
+    remember(store, FOOD, WORK)
+    assert judging.wait(timeout=30)
+    store.close()
+    course.append("closed")
+    assert course == ["judged", "closed"]
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("gieok") and "words" not in one.name]
+
+
+def test_a_closed_store_says_what_to_do(store: MemoryStore) -> None:
+    remember(store, FOOD)
+    store._beside.shutdown()
+    with pytest.raises(EngineClosed, match="the engine is closed; make a new Engine"):
+        found(store, FOOD)
+
+
+# ---- files
+
+
+def test_memories_move_to_another_home(home: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    file, embedded = tmp_path / "내 기억.jsonl", []
+
+    def counting(texts: list[str]) -> np.ndarray:
+        embedded.extend(texts)
+        return fake_embedder.embed(texts, "passage")
+
+    def hears(event: Progress) -> None:
+        told.append(event)
+        copying.append(store._store.copying.locked())
+
+    copying: list[bool] = []
+    with closing(MemoryStore(home, fake_embedder.faculties(), progress=hears)) as store:
+        remember(store, FOOD, WORK)
+        remember(store, DOG, user="남")
+        assert store.wait()
+        told.clear(), copying.clear()
+        assert store.export(file, user="남") == 1
+        assert DOG in file.read_text(encoding="utf-8") and FOOD not in file.read_text(encoding="utf-8")
+        assert store.export(file) == 3
+        assert "vector" not in file.read_text(encoding="utf-8")
+        assert store.export(file, vectors=True) == 3
+        assert [(event.task, event.done, event.total) for event in told[-2:]] == [("export memories", 0, 3)] * 2
+        assert all(copying), "who forgets waits until it is written"
+    told.clear()
+    with closing(
+        MemoryStore(tmp_path / "other", fake_embedder.faculties(embed=embedding(counting)), progress=told.append)
+    ) as other:
+        assert other.import_(file).to_dict() == {"added": 3, "skipped": 0}
+        assert {event.task for event in told} == {"import memories"}
+        assert other.import_(file).to_dict() == {"added": 0, "skipped": 3}
+        assert found(other, FOOD, k=1) == [FOOD] and found(other, DOG, user="남") == [DOG]
+        assert not {FOOD, WORK, DOG}.intersection(embedded) or embedded.count(FOOD) == 1, "their vectors came along"
+
+
+def test_memories_come_in_without_a_model_and_are_embedded_when_it_is_there(
+    home: Path, store: MemoryStore, tmp_path: Path
+) -> None:
+    remember(store, FOOD)
+    assert store.wait() and store.export(tmp_path / "out.jsonl", vectors=True) == 1
+    gone = True
+
+    def space() -> Space:
+        if gone:
+            raise ModelNotFound("it is not on this machine", model="pairs")
+        return fake_embedder.SPACE
+
+    with closing(made(tmp_path / "other", space=space)) as other:
+        assert other.import_(tmp_path / "out.jsonl").added == 1
+        with pytest.raises(ModelNotFound):
+            found(other, FOOD)
+        gone = False
+        assert found(other, FOOD) == [FOOD]
+
+
+def test_a_home_without_memories_makes_a_file_that_says_so(home: Path, tmp_path: Path) -> None:
+    def hears(event: Progress) -> None:
+        raise AssertionError("there is nothing to tell")
+
+    with closing(MemoryStore(home, fake_embedder.faculties(), progress=hears)) as store:
+        assert store.export(tmp_path / "out.jsonl", user="누구", vectors=True) == 0
+        (line,) = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["count"] == 0
+        with pytest.raises(InvalidInput, match=r"^user is empty"):
+            store.export(tmp_path / "out.jsonl", user="")
+
+
+def test_a_backup_tells_how_far_it_is_and_can_be_stopped(home: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    with closing(MemoryStore(home, fake_embedder.faculties(), progress=told.append)) as store:
+        remember(store, *(f"{FOOD} {number}" for number in range(50)))
+        assert store.wait()
+        told.clear()
+        assert store.backup().parent.parent == home
+        assert {(event.task, event.unit) for event in told} == {("back memories up", "pages")}
+        assert [event.done for event in told] == sorted(event.done for event in told)
+        assert told[-1].done == told[-1].total > 1
+    with closing(MemoryStore(home, fake_embedder.faculties(), progress=lambda event: False)) as store:
+        with pytest.raises(Cancelled):
+            store.backup(tmp_path / "copy.sqlite3")
+        assert not (tmp_path / "copy.sqlite3").exists()
+
+
+def test_what_is_wrong_with_the_file_is_told(home: Path, store: MemoryStore) -> None:
+    remember(store, FOOD, WORK)
+    store.close()
+    with closing(apsw.Connection(str(home / FILE_NAME))) as db:
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_memories_1'")
+        ((size,),) = db.execute("PRAGMA page_size")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    data = bytearray((home / FILE_NAME).read_bytes())
+    data[(page - 1) * size + size - 8 : page * size] = b"x" * 8  # an id, in the index of ids only
+    (home / FILE_NAME).write_bytes(data)
+    with closing(made(home)) as again:
+        assert again.problems() != []

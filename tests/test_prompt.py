@@ -363,6 +363,63 @@ def test_a_bos_is_added_once(vocabularies: Vocabularies) -> None:
     assert typed.count(llama.bos) == 1
 
 
+@pytest.mark.parametrize(("bos", "add_bos", "first"), [(0, True, [0]), (0, False, []), (-1, True, []), (1, True, [1])])
+def test_which_bos_there_is(bos: int, add_bos: bool, first: list[int]) -> None:
+    vocabulary = FakeVocabulary([], ["<s>", "[E]"])
+    vocabulary.bos, vocabulary.add_bos = bos, add_bos
+    vocabulary.control["<s>"] = bos if bos >= 0 else 2000
+    vocabulary.text = lambda token: {0: "<s>", 1: "<s>", 2: "$"}[token]  # type: ignore[method-assign]
+    ids = [*map(ord, "가"), 2001]
+    assert ChatTemplate(vocabulary, "{{ messages[0].content }}[E]").encode([Turn("user", "가")]) == first + ids
+    written = ChatTemplate(vocabulary, "{{ bos_token }}{{ messages[0].content }}[E]").encode([Turn("user", "가")])
+    assert written == ([bos, *ids] if bos >= 0 else ids), "once, and only where there is one"
+    ended = ChatTemplate(vocabulary, "{{ messages[0].content }}{{ eos_token }}")
+    assert ended.encode([Turn("user", "가")]) == [*first, *map(ord, "가$")]
+    vocabulary.eos = -1
+    assert ended.encode([Turn("user", "가")]) == [*first, *map(ord, "가")]
+
+
+def test_a_control_word_that_begins_another_is_not_taken_for_it() -> None:
+    vocabulary = FakeVocabulary([], ["<s>", "<s>>", "a"])
+    template = ChatTemplate(vocabulary, "<s>>{{ messages[0].content }}<s>")
+    assert template.encode([Turn("user", "x")]) == [1, 2001, ord("x"), 2000]
+
+
+def test_a_control_word_of_several_lines_is_spelled() -> None:
+    """Also where a line break and what follows it merge: each letter is then tokenised alone."""
+    vocabulary = FakeVocabulary([], ["\n>", "[E]"], merged=("\n>",))
+    template = ChatTemplate(vocabulary, "{{ messages[0].content }}[E]")
+    assert template.encode([Turn("user", "a\n>b\n>")]) == [1, *map(ord, "a\n>b\n>"), 2001]
+
+
+def test_a_literal_is_cut_only_where_it_reaches_into_what_was_typed() -> None:
+    vocabulary = FakeVocabulary(["<u>", ">>", "ab"], ["[E]", "[L]"], swallowing={"[L]": (False, True)})
+    template = ChatTemplate(vocabulary, "[L]  <u>{{ messages[0].content }}<u>[E]")
+    assert template.encode([Turn("user", "가")]) == [1, 2001, 1000, ord("가"), 1000, 2000]
+    assert template.encode([Turn("user", " ab ")]) == [1, 2001, 1000, *map(ord, " ab "), 1000, 2000]
+    assert template.encode([Turn("user", ">")]) == [1, 2001, 1000, ord(">"), 1000, 2000]
+    beside = ChatTemplate(vocabulary, "{{ messages[0].content }}b[L]{{ messages[1].content }}>[E]")
+    assert beside.encode([Turn("user", "a"), Turn("user", ">")]) == [1, *map(ord, "ab"), 2001, *map(ord, ">>"), 2000]
+
+
+def test_a_literal_that_begins_another_does_not_hide_it() -> None:
+    vocabulary = FakeVocabulary(["ab", "abc"], ["[E]"])
+    template = ChatTemplate(vocabulary, "ab{{ messages[0].content }}[E]")
+    assert template.encode([Turn("user", "c")]) == [1, *map(ord, "abc"), 2000]
+    assert template.encode([Turn("user", "d")]) == [1, 1000, ord("d"), 2000]
+
+
+@pytest.mark.parametrize("word", ["m", "X", "İ", ""])
+def test_white_space_is_no_message_to_be_kept(word: str) -> None:
+    """Nor is it looked for: its place in the rendering may be trimmed away, whatever the template writes."""
+    vocabulary = FakeVocabulary([], ["[E]"])
+    template = ChatTemplate(vocabulary, "{% for m in messages %}{{ m.content | trim }}" + word + "[E]{% endfor %}")
+    once = [*map(ord, word), 2000]
+    assert template.encode([Turn("user", " \u3000"), Turn("user", "X"), Turn("user", "\n")]) == (
+        [1, *once, ord("X"), *once, *once]
+    )
+
+
 def test_a_vocabulary_without_eos(vocabularies: Vocabularies) -> None:
     bert = vocabularies("bert-bge")
     assert bert.eos == -1
@@ -383,8 +440,38 @@ def test_template_arguments_reach_the_template(vocabularies: Vocabularies) -> No
 
 
 def test_a_broken_template_is_a_config_error(vocabularies: Vocabularies) -> None:
-    with pytest.raises(ConfigError, match="cannot be compiled"):
+    with pytest.raises(ConfigError, match="cannot be compiled: Unexpected end of template"):
         ChatTemplate(vocabularies("starter"), "{% for m in messages %}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{% for m in messages %}" * 25 + "{% endfor %}" * 25],
+)
+def test_a_template_that_is_nested_too_deeply_is_a_config_error(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be compiled: (maximum recursion|too many)"):
+        ChatTemplate(FakeVocabulary([], []), source)
+
+
+def test_templates_are_written_as_transformers_reads_them() -> None:
+    source = (
+        "  {% for m in messages %}\n{{ m.content }};\n  {% if loop.first %}{% continue %}{% endif %}\n"
+        "{% break %}\n  {% endfor %}\n{{ messages | tojson }} {{ {'a': '가'} | tojson(indent=2) }}"
+    )
+    template = ChatTemplate(FakeVocabulary([], []), source)
+    assert template.render([Turn("user", word) for word in ("하나", "둘", "셋")]) == (
+        '하나;\n둘;\n[{"role": "user", "content": "하나"}, {"role": "user", "content": "둘"}, '
+        '{"role": "user", "content": "셋"}] {\n  "a": "가"\n}'
+    )
+
+
+def test_a_template_may_refuse_in_its_own_words_and_they_are_not_shown() -> None:
+    template = ChatTemplate(
+        FakeVocabulary([], []), "{% if messages[1] %}{{ raise_exception('one only') }}{% endif %}ok"
+    )
+    assert template.encode([Turn("user", "a")]) == [1, *map(ord, "ok")]
+    with pytest.raises(InvalidInput, match=r"\(TemplateError\)"):
+        template.encode([Turn("user", "a"), Turn("user", "b")])
 
 
 @pytest.mark.parametrize(
@@ -397,11 +484,24 @@ def test_a_broken_template_is_a_config_error(vocabularies: Vocabularies) -> None
         "{{ 1 / 0 }}",
         "{{ 'x' + 1 }}",
         "{{ messages | tojson(indent='x') | int(base=99) + messages }}",
+        "{{ 'x'.index('y') }}",
+        "{{ '{a}'.format() }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     ],
 )
 def test_a_template_that_refuses_says_so(source: str, vocabularies: Vocabularies) -> None:
-    with pytest.raises(InvalidInput, match="chat template refuses"):
+    with pytest.raises(InvalidInput, match=r"chat template refuses .* \(\w+Error\); .* the user last") as caught:
         ChatTemplate(vocabularies("starter"), source).encode([Turn("user", "비밀")])
+    assert "비밀" not in str(caught.value)
+
+
+def test_what_has_nothing_to_do_with_the_conversation_is_not_blamed_on_it() -> None:
+    def broken() -> None:
+        raise OSError("the disk")
+
+    template = ChatTemplate(FakeVocabulary([], []), "{{ read() }}", {"read": broken})
+    with pytest.raises(OSError, match="the disk"):
+        template.encode([Turn("user", "a")])
 
 
 def test_too_long_is_refused_before_tokenising() -> None:
@@ -413,6 +513,7 @@ def test_too_long_is_refused_before_tokenising() -> None:
     with pytest.raises(ContextOverflow) as caught:
         template.encode([Turn("user", "가" * 400)], limit=299)
     assert (caught.value.tokens, caught.value.limit) == (300, 299)
+    assert "at least 300 tokens" in str(caught.value)
 
 
 def test_the_size_estimate_is_never_too_high(vocabularies: Vocabularies) -> None:
@@ -424,9 +525,17 @@ def test_the_size_estimate_is_never_too_high(vocabularies: Vocabularies) -> None
         assert len(template.encode(turns, limit=len(vocabulary.tokenize(longest * count)))) >= 1
 
 
-@pytest.mark.parametrize("change", ["| upper", "[:20]", "[20:]", "| replace('m', 'n')"])
+@pytest.mark.parametrize("change", ["| upper", "[:20]", "[:12]", "[20:]", "[21:]", "| replace('m', 'n')"])
 def test_a_template_that_changes_what_is_said_is_refused(starter: Model, change: str) -> None:
     source = "{% for message in messages %}<|im_start|>user\n{{ message.content " + change + " }}<|im_end|>{% endfor %}"
     template = ChatTemplate(starter.vocabulary, source)
-    with pytest.raises(ConfigError, match="chat_template"):
+    with pytest.raises(
+        ConfigError, match=r"changes what a message says .* set chat_template .* in models.toml"
+    ) as caught:
         template.encode([Turn("user", "안녕하세요")])
+    assert "안녕" not in str(caught.value)
+
+
+def test_a_template_may_leave_messages_out_or_show_one_twice() -> None:
+    template = ChatTemplate(FakeVocabulary([], ["[E]"]), "{% set m = messages[-1].content %}{{ m }}[E]{{ m }}")
+    assert template.encode([Turn("user", "a"), Turn("user", "b")]) == [1, ord("b"), 2000, ord("b")]

@@ -7,6 +7,7 @@ while a user reads and types.
 from __future__ import annotations
 
 import json
+import random
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,23 +58,25 @@ class Course:
         }  # fmt: skip
 
 
-def messages(turns: int) -> Iterator[str]:
-    """Yield so many messages: of the first, every second one is a fact."""
+def messages(turns: int, seed: int) -> Iterator[str]:
+    """Yield so many messages: of the first, every second one is a fact. The seed 0 leaves the others in their order."""
     lines = UTTERANCES.read_text(encoding="utf-8").splitlines()
     texts = [text for text in (json.loads(line)["text"] for line in lines) if len(text) <= _SHORT]
+    if seed:
+        random.Random(seed).shuffle(texts)
     for number in range(turns):
         fact, odd = divmod(number, 2)
         yield FACTS[fact][0] if not odd and fact < len(FACTS) else texts[number % len(texts)]
 
 
-def run(home: Path, turns: int, n_ctx: int, tell: Callable[[int], object] = lambda _: None) -> Course:
+def run(home: Path, turns: int, n_ctx: int, tell: Callable[[int], object] = lambda _: None, *, seed: int = 0) -> Course:
     """Have the conversation in an empty `home`, in a context of `n_ctx` tokens; `tell` is called with each turn."""
     settings = home.parent / "long-session.toml"
     settings.write_text(f"[engine]\nn_ctx = {n_ctx}\n", encoding="utf-8")
     course = Course()
     with Engine(settings, profile="starter", home=home) as engine, mock.patch.object(sessions, "fit", _watched(course)):
         session = engine.session()
-        for number, text in enumerate(messages(turns)):
+        for number, text in enumerate(messages(turns, seed)):
             usage = session.chat(text, temperature=0, max_tokens=_ANSWER, seed=1).usage
             course.ttft.append(usage.ttft)
             course.prompt.append(usage.prompt_tokens)

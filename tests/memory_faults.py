@@ -183,11 +183,11 @@ class Trial:
                 self.fail("forgotten, and its text is still in a file")
 
 
-def sweep(folder: Path, name: str, *, full: bool, lasting: bool, every: int = 1) -> Tally:
-    """Fail every step of a flow in its turn, or every so manieth, until it has no more."""
+def sweep(folder: Path, name: str, *, full: bool, lasting: bool, every: int = 1, first: int = 1) -> Tally:
+    """Fail every step of a flow from the `first` on in its turn, or every so manieth, until it has no more."""
     tally, began = Tally(), time.perf_counter()
     home = prepared(folder)
-    for at in range(1, MOST, every):
+    for at in range(first, MOST, every):
         copy = folder / "copy"
         shutil.copytree(home, copy)
         reached = Trial(copy, name, tally).run(at, full=full, lasting=lasting)

@@ -1,5 +1,8 @@
 """Speed on this machine: medians, and ratios measured A B A B in one run.
 
+    python scripts/benchmark.py all [--parts NAME,NAME] [--folder DIR] [--quick] …  (`all --help` tells the rest)
+    python scripts/benchmark.py again OLD.json NEW.json [--margin PART]
+    python scripts/benchmark.py expectations [--shapes DIR] [--quick] …  (`expectations --help` tells the rest)
     python scripts/benchmark.py [starter] [--rounds N] [--json FILE]
     python scripts/benchmark.py threads [--model FILE.gguf] [--rounds N] [--json FILE]
     python scripts/benchmark.py runtime [--shape NAME | --model FILE.gguf] [--rows NAME,NAME] [--rounds N]
@@ -12,6 +15,8 @@
     python scripts/benchmark.py memory [--memories N] [--million] [--model FOLDER] [--folder DIR] [--rounds N]
                                        [--rows NAME,NAME] [--quick] [--json FILE]
 
+`all`: runtime, embedding, memory, lifecycle and a session, with a table and pictures, into docs/benchmarks; about
+three quarters of an hour on two cores. `again`: whether the figures of one such file lie within the spread of another.
 `starter`: what the machinery costs; the speed of true models needs the true models. `threads`: prefill and decode by
 number of threads, on an idle machine and beside one busy core. `runtime`: the engine against `llama_cpp.Llama`, row by
 row; takes about half an hour on two cores with a 3B model, and Ctrl-C shows what was measured so far. `resident`: the
@@ -35,13 +40,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import benchmark_again
+import benchmark_all
+import benchmark_record
 import embedding_benchmark
+import expectations
 import lifecycle_benchmark
 import memory_benchmark
 import resident
@@ -155,6 +164,8 @@ def busy_core() -> Iterator[None]:
 
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
+    if own := OWN.get("".join(sys.argv[1:2])):
+        sys.exit(own(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="?", choices=RUNS, default="starter")
     parser.add_argument(
@@ -173,7 +184,7 @@ def main() -> None:
     print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     figures = RUNS[arguments.what](arguments)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        arguments.json.write_text(benchmark_record.text(figures), encoding="utf-8")
 
 
 def for_runtime(parser: argparse._ArgumentGroup) -> None:
@@ -190,7 +201,7 @@ def for_runtime(parser: argparse._ArgumentGroup) -> None:
 def show_runtime(arguments: argparse.Namespace) -> object:
     """Print the engine against `llama_cpp.Llama`."""
     rows = tuple(arguments.rows.split(",")) if arguments.rows else tuple(ROWS)
-    check_names(rows, ROWS)
+    check_names(rows, benchmark_all.ROWS)
     shape = arguments.shape or "qwen2.5-3b"
     check_names([shape], shapes.SHAPES)
     counts = runtime_benchmark.QUICK if arguments.quick else runtime_benchmark.Counts()
@@ -198,7 +209,7 @@ def show_runtime(arguments: argparse.Namespace) -> object:
         path = Path(arguments.model or runtime_benchmark.model_of(shape, arguments.keep))
         path.stat()
         options = runtime_benchmark.Options(path, arguments.rounds, rows, arguments.peer_url, counts)
-        return runtime_benchmark.measure(options, ROWS)
+        return runtime_benchmark.measure(options, benchmark_all.ROWS)
     except (shapes.CannotWrite, RefusedServer, OSError) as error:
         raise SystemExit(str(error)) from None
 
@@ -291,6 +302,9 @@ def show_starter(arguments: argparse.Namespace) -> object:
     return {"resident": resident, "figures": figures}
 
 
+OWN: dict[str, Callable[[Sequence[str]], int]] = {  # with arguments of their own
+    "all": benchmark_all.main, "again": benchmark_again.main, "expectations": expectations.main,
+}  # fmt: skip
 RUNS = {
     "starter": show_starter, "threads": show_threads, "runtime": show_runtime, "resident": show_resident,
     "lifecycle": show_lifecycle, "embedding": show_embedding,

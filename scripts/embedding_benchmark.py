@@ -305,7 +305,8 @@ def single(run: Run) -> list[Row]:
             dense += fast.ask("times", texts, ["dense"])
             bare += theirs.ask("times", run.prefixed(texts))
             every += fast.ask("times", texts, heads)
-    return single_rows({OURS: dense, BARE: bare}, {OURS: every, DENSE: dense}, run.counts.single, flaw)
+    rows = single_rows({OURS: dense, BARE: bare}, {OURS: every, DENSE: dense}, run.counts.single, flaw)
+    return [replace(row, repeats=run.rounds) for row in rows]
 
 
 def single_rows(
@@ -419,7 +420,7 @@ def beside(run: Run) -> list[Row]:
     work = work.replace("90", str(counts.job))
     return [
         Row("jobs", f"{work}: longest job", "ms", {OURS: [max(found["jobs"])]}, wanted=limit, notes=usual, flaw=flaw),
-        Row("pieces", f"{work}: between two pieces of the answer", "ms", {OURS: found["gaps"]}, pick="p95"),
+        Row("pieces", f"{work}: between two pieces of the answer", "ms", {OURS: found["gaps"]}, pick="p95", repeats=1),
     ]
 
 
@@ -500,11 +501,12 @@ def facts(run: Run) -> dict[str, Any]:
 def opened(model: str, keep: Path | None, folder: Path | None) -> Iterator[Model]:
     """Lay out a model of the catalogue, one in a folder, or, for "", BGE-M3's shape, kept in `keep` if that is given.
 
-    What is written lies in a temporary folder beside the model, else in `folder`. Raises `ModelNotFound`, `OSError`.
+    What is written lies in a temporary folder in `folder`, else beside the model, where files can have two names.
+    Raises `ModelNotFound`, `OSError`.
     """
     known, source = model_of(model, keep)
     spec = known.model_copy(update={"backend": "openvino"})  # nothing else may take its place unseen
-    where = source.parent if source else folder
+    where = folder or (source.parent if source else None)
     with tempfile.TemporaryDirectory(dir=where, prefix="gieok-") as home:
         source = source or resident.write_embedding(keep or Path(home, "shape"))
         yield Model(linked(source, Path(home, "model")), spec, home)

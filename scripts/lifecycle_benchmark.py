@@ -19,6 +19,7 @@ from typing import Any
 
 import lifecycle_loads
 from lifecycle_loads import Work, opened
+from runtime_table import OURS, Row, Wanted
 
 from engine import config, layout, tuning
 from engine.footprint import sequences
@@ -26,6 +27,7 @@ from engine.footprint import sequences
 RATIO = 1.15  # of a bare load, that a first use may take
 LEFT = 20_000_000  # bytes that may be left after all lives
 TRIES = 3  # to tune, which is put off where something else keeps the processor busy
+BARE = "bare llama.cpp"
 SETTLED = 5  # lives until allocators have what they keep
 
 
@@ -140,6 +142,31 @@ def run(model: Path, rounds: int, count: int, more: Sequence[Path]) -> dict[str,
         report: dict[str, Any] = {"first_use": first_use(model, rounds, folder)}
         report["lives"] = [leftovers(one, count, folder) for one in (*starters(), *more)]
     return {**report, "checks": checks(report)}
+
+
+def first_rows(found: dict[str, Any]) -> Iterator[Row]:
+    """Yield the rows of a first use."""
+    seconds = {OURS: found["seconds"]["ours"], BARE: found["seconds"]["bare"]}
+    flaw = "" if found["tuned"] else "the machine was too busy for tuning, which each first use has tried again"
+    limit = Wanted("ours/theirs", False, RATIO)
+    yield Row("first use", f"first use of {found['model']}", "s", seconds, BARE, limit, flaw=flaw)
+    work = "the very first use of a file: its sha256, a trial, the tuning"
+    yield Row("very first use", work, "s", {OURS: [found["very_first"]]}, repeats=1)
+
+
+def lives_rows(found: dict[str, Any]) -> Iterator[Row]:
+    """Yield the rows of many lives of a model."""
+    name, lives = found["model"], found["lives"]
+    work, none = f"load, use, unload {name} {lives} times", Wanted("ours", False, 0)
+    after = found["resident"][min(SETTLED, lives) - 1 :]
+    yield Row(f"lives {name}", f"{work}: in RAM after each", "MB", {OURS: [size / 1e6 for size in after]})
+    grown = {OURS: [found["growth"] / 1e6]}
+    most = Wanted("ours", False, LEFT / 1e6)
+    yield Row(
+        f"growth {name}", f"the same: growth from life {SETTLED} to the last", "MB", grown, wanted=most, repeats=1
+    )
+    left = {OURS: [float(max(found["descriptors"], found["threads"]))]}
+    yield Row(f"left {name}", "the same: descriptors or threads left", "", left, wanted=none, repeats=1)
 
 
 def checks(report: dict[str, Any]) -> dict[str, bool]:

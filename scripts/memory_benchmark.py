@@ -41,8 +41,6 @@ from engine import index_file
 
 PEER = "FAISS flat + JSON"
 PACKAGES = ("gieok", "apsw", "faiss-cpu", "kiwipiepy", "numpy", "openvino")
-MANY = 40  # values that are written one by one; of more, percentiles
-PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 BYTES_OF_A_NUMBER = 6.5  # of a vector on disk, all together: the store, its copy, and two thirds of one for the rest
 MILLION = 1_000_000
 QUICK_SIZE = 2_000
@@ -188,7 +186,7 @@ def ingest_rows(run: Run, seconds: Sequence[float], settled: dict[str, float]) -
     )
     wanted = Wanted("ours", True, 1_500) if library.words == "kiwi" else None
     work = f"durable ingest of {run.of}, vectors given, {words}{sparse}, calls of {library.each}"
-    return [Row(f"ingest {run.of}", work, "memories/s", {OURS: rates}, wanted=wanted, notes=notes)]
+    return [Row(f"ingest {run.of}", work, "memories/s", {OURS: rates}, wanted=wanted, notes=notes, repeats=1)]
 
 
 def _rate(seconds: Sequence[float], each: int) -> float:
@@ -253,11 +251,12 @@ def search_rows(run: Run, found: Sequence[Found]) -> list[Row]:
         first = run.first_time.get(case.name)
         cold = f"asked for the first time, some pages read from the disk: p95 {p95(first):.1f} ms" if first else ""
         notes = (halves, f"recall@{K}: {exact}", *filter(None, [cold]))
-        rows.append(Row(f"{case.name} {run.of}", work, "ms", values, PEER, limit, "p95", notes))
+        name = f"{case.name} {run.of}"
+        rows.append(Row(name, work, "ms", values, PEER, limit, "p95", notes, repeats=run.rounds))
     every = [value for sides in found for value in sides[OURS][1]]
     work = f"the same: recall@{K} against the exact nearest, all filters"
     least, worst = Wanted("ours", True, 0.99), f"the worst question: {min(every, default=0):.2f}"
-    return [*rows, Row(f"recall {run.of}", work, "", {OURS: every}, PEER, least, "mean", (worst,))]
+    return [*rows, Row(f"recall {run.of}", work, "", {OURS: every}, PEER, least, "mean", (worst,), repeats=1)]
 
 
 def share(recall: Sequence[float]) -> str:
@@ -288,7 +287,7 @@ def words(run: Run) -> list[Row]:
         }
     works = {case.name: f"dense and by words, {run.of}, {case.work}" for case in _WORDY}
     return [
-        Row(f"words {name} {run.of}", works[name], "ms", {OURS: values}, pick="p95", notes=(usual(values),))
+        Row(f"words {name} {run.of}", works[name], "ms", {OURS: values}, pick="p95", notes=(usual(values),), repeats=1)
         for name, values in found.items()
     ]
 
@@ -316,7 +315,7 @@ def whole(run: Run) -> list[Row]:
     )  # fmt: skip
     work = f"`Engine.search` in {run.of}, question embedded, all legs"
     limit = Wanted("ours", False, 200)
-    return [Row(f"whole {run.of}", work, "ms", {OURS: searched}, PEER, limit, "p95", notes, flaw)]
+    return [Row(f"whole {run.of}", work, "ms", {OURS: searched}, PEER, limit, "p95", notes, flaw, repeats=1)]
 
 
 # ---- start
@@ -387,11 +386,11 @@ def change_rows(run: Run, found: dict[str, Any]) -> list[Row]:
     users = [f"{count:,.0f} in {short(seconds)} s" for seconds, count in found["users"]]
     all_of = [seconds for seconds, _ in found["users"]]
     quick = Wanted("ours", False, 10)
-    work = f"one `remember` of one text into {of}, vector given"
+    singles, work = found["singles"], f"one `remember` of one text into {of}, vector given"
     return [
         Row(f"backup {of}", f"backup of {of}", "s", {OURS: [seconds]}),
         Row(f"bytes {of}", f"bytes of the copy, of each of {of} memories", "bytes", {OURS: [size / run.library.size]}),
-        Row(f"single {of}", work, "ms", {OURS: found["singles"]}, PEER, quick, "p95", (usual(found["singles"]),)),
+        Row(f"single {of}", work, "ms", {OURS: singles}, PEER, quick, "p95", (usual(singles),), repeats=1),
         Row(f"forget {of}", f"forget one of {of}", "s", {OURS: found["forgotten"]}, notes=(after["after one"], waited)),
         Row(f"users {of}", f"forget a user in {of}", "s", {OURS: all_of}, notes=(*users, after["after all"])),
     ]
@@ -453,7 +452,7 @@ def measure(plan: Plan, make: Make = apart) -> dict[str, Any]:
     print("\n".join(table(rows)))
     about = {**facts(), "rounds": plan.rounds, "counts": asdict(plan.counts)}
     told = [{**asdict(library), "model": Path(library.model).name} for library in plan.libraries]
-    return {**about, "libraries": told, "interrupted": stopped, "rows": [written(row) for row in rows]}
+    return {**about, "libraries": told, "interrupted": stopped, "rows": [row.to_dict() for row in rows]}
 
 
 def check_room(plan: Plan) -> None:
@@ -464,22 +463,6 @@ def check_room(plan: Plan) -> None:
     free = shutil.disk_usage(where).free
     if free < need:
         raise OSError(f"{where} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; name a --folder")
-
-
-def written(row: Row) -> dict[str, Any]:
-    """Return a row for JSON; percentiles stand for very many values."""
-    whole = row.to_dict()
-    values = {
-        side: found if len(found) <= MANY else {f"p{n}": quantile(found, n) for n in PERCENTILES}
-        for side, found in row.values.items()
-    }
-    return {**whole, "values": values}
-
-
-def quantile(values: Sequence[float], percent: int) -> float:
-    """Return the value that so many of a hundred do not exceed (the nearest rank), to four digits."""
-    ordered = sorted(values)
-    return float(f"{ordered[max(0, -(-percent * len(ordered) // 100) - 1)]:.4g}")
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:

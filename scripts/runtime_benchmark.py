@@ -41,6 +41,7 @@ class Counts:
     decode: int = 64
     prefill: int = 512
     turns: int = len(TURNS)
+    background: bool = True  # an extraction and a classification after each turn
     reply: int = 32
     prefix: int = 300
     own: int = 30

@@ -96,13 +96,15 @@ def fresh(ours: Ours, seed: str, tokens: int, count: int) -> list[Messages]:
 
 def turns(run: Run) -> Row:
     """A chat whose turns alternate with background work."""
-    row = Row("turns", "", "s", chat_turns(run, cache=False), pick="mean", wanted=Wanted("theirs/ours", True, 6))
-    return replace(row, work=f"{run.counts.turns} turns of chat, an extraction and a classification between: {FIRST}")
+    found, wanted = chat_turns(run, cache=False), Wanted("theirs/ours", True, 6)
+    row = Row("turns", "", "s", found, pick="mean", wanted=wanted, repeats=1)
+    between = ", an extraction and a classification between" if run.counts.background else ""
+    return replace(row, work=f"{run.counts.turns} turns of chat{between}: {FIRST}")
 
 
 def turns_cached(run: Run) -> Row:
     """The same, where `llama_cpp.Llama` keeps the states of earlier prompts."""
-    row = Row("turns-cached", f"the same against set_cache(LlamaRAMCache()): {FIRST}", "s", pick="mean")
+    row = Row("turns-cached", f"the same against set_cache(LlamaRAMCache()): {FIRST}", "s", pick="mean", repeats=1)
     return replace(row, values=chat_turns(run, cache=True), against=CACHED)
 
 
@@ -112,8 +114,9 @@ def chat_turns(run: Run, *, cache: bool) -> dict[str, list[float]]:
 
         def turn(side: Side, n: int) -> float:
             first = side.chat(conversation(n), run.counts.reply).first
-            side.extract(TURNS[n][0])
-            side.classify(TURNS[n][0])
+            if run.counts.background:
+                side.extract(TURNS[n][0])
+                side.classify(TURNS[n][0])
             return first
 
         return run.alternate({name: partial(turn, side) for name, side in sides.items()}, run.counts.turns)
@@ -123,7 +126,7 @@ def shared(run: Run) -> Row:
     """Requests with a common prefix: at once, against one after the other."""
     counts = run.counts
     with run.sides() as (ours, _, sides):
-        asked = [family(ours, n, counts) for n in range(run.rounds)]
+        asked = [family(ours, n, counts, STREAMS) for n in range(run.rounds)]
         work = {
             name: partial(lambda side, n: side.together(asked[n], counts.written), side) for name, side in sides.items()
         }
@@ -139,8 +142,8 @@ def shared(run: Run) -> Row:
     )
 
 
-def family(ours: Ours, n: int, counts: Counts) -> list[Messages]:
-    """Return conversations that begin alike, of the tokens that the row wants."""
+def family(ours: Ours, n: int, counts: Counts, streams: int) -> list[Messages]:
+    """Return so many conversations that begin alike, of the tokens that the row wants."""
 
     def count(messages: Messages) -> int:
         return len(ours.ids(messages))
@@ -153,7 +156,7 @@ def family(ours: Ours, n: int, counts: Counts) -> list[Messages]:
     def own(i: int, words: int) -> Messages:
         return [prefix[0], said("user", prose(f"own {n} {i}", words))]
 
-    return [sized(count(prefix) + counts.own, partial(own, i), count) for i in range(STREAMS)]
+    return [sized(count(prefix) + counts.own, partial(own, i), count) for i in range(streams)]
 
 
 def document(run: Run) -> Row:
@@ -314,6 +317,7 @@ def cancel(run: Run) -> Row:
         wanted=Wanted("ours", False, 150),
         pick="p95",
         notes=(f"{len(inside)} of {len(found)} came inside the prefill{idle}",),
+        repeats=1,
         flaw=f"{len(differ)} of {len(answers)} answers are not a fresh engine's: {differ[0]}" if differ else "",
     )
 
@@ -344,6 +348,7 @@ def python_time(run: Run) -> Row:
         wanted=Wanted("ours", False, 1),
         pick="mean",
         notes=(f"{len(each)} steps that gave each of {STREAMS} streams one token",),
+        repeats=run.rounds,
     )
 
 

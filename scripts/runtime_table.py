@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 OURS, THEIRS, PEER = "ours", "llama_cpp.Llama", "server"
@@ -39,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured on one side: the number that counts, the lowest and highest value, and how many there were."""
+    """What was measured on one side: the number that counts, its lowest and highest repeat, and how many values."""
 
     value: float
     low: float
@@ -52,7 +53,8 @@ class Row:
     """One line of the table: what each side was measured at, by name of the side.
 
     `flaw` says what keeps it from being reached whatever the numbers say. `load` is the busiest moment before one of
-    its measurements: the processor's use in percent, and the load average of a minute.
+    its measurements: the processor's use in percent, and the load average of a minute. `repeats` says in how many equal
+    runs, one after the other, the values were taken, if it is not one value a run; each run has a figure of its own.
     """
 
     name: str
@@ -65,11 +67,28 @@ class Row:
     notes: tuple[str, ...] = ()
     flaw: str = ""
     load: tuple[float, float] | None = None
+    repeats: int = 0
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Row:
+        """Return a row as `to_dict` told it."""
+        known = {field.name: told[field.name] for field in fields(cls) if field.name in told}
+        wanted = Wanted(**told["wanted"]) if told.get("wanted") else None
+        return cls(**{**known, "wanted": wanted, "notes": tuple(told["notes"])})
+
+    def repeated(self, side: str) -> list[float]:
+        """Return the figure of each run on a side."""
+        values = self.values.get(side, [])
+        if not self.repeats:
+            return list(values)
+        each, longer = divmod(len(values), self.repeats)  # the first ones have one more
+        ends = [n * each + min(n, longer) for n in range(self.repeats + 1)]
+        return [PICKS[self.pick](values[a:b]) for a, b in pairwise(ends) if a < b]
 
     def figure(self, side: str) -> Figure | None:
         """Return the figure of a side; None where it was not measured."""
-        values = self.values.get(side)
-        return Figure(PICKS[self.pick](values), min(values), max(values), len(values)) if values else None
+        values, each = self.values.get(side), self.repeated(side)
+        return Figure(PICKS[self.pick](values), min(each), max(each), len(values)) if values else None
 
     @property
     def ratio(self) -> float | None:
@@ -93,7 +112,9 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         figures = {side: asdict(figure) for side in self.values if (figure := self.figure(side))}
-        return {**asdict(self), "figures": figures, "ratio": self.ratio, "reached": self.reached}
+        repeated = {side: self.repeated(side) for side in self.values}
+        more = {"repeated": repeated, "figures": figures, "ratio": self.ratio, "reached": self.reached}
+        return {**asdict(self), **more}
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
@@ -116,13 +137,14 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def cell(row: Row, side: str) -> str:
-    """Return a side's figure and its spread."""
+    """Return a side's figure, and its spread if there were several runs."""
     figure = row.figure(side)
     if figure is None:
         return "–"
     pick = "" if row.pick == "median" else f"{row.pick} "
     name = "" if side in {OURS, THEIRS, PEER} else f", {side}"
-    return f"{pick}{short(figure.value)} {row.unit} ({short(figure.low)}–{short(figure.high)}){name}"
+    spread = f" ({short(figure.low)}–{short(figure.high)})" if len(row.repeated(side)) > 1 else ""
+    return f"{pick}{short(figure.value)} {row.unit}".rstrip() + f"{spread}{name}"
 
 
 def verdict(row: Row) -> tuple[str, str, str]:

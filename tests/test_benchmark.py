@@ -66,10 +66,7 @@ def test_the_table_names_what_a_row_was_measured_against() -> None:
     lines = list(table.table([row([150.0, 151.0], [], ALONE, load=(50.0, 1.5)), other, failed]))
     assert lines[0] == "| work | ours | llama_cpp.Llama | ratio | wanted | reached | server |"
     assert lines[2] == "| some work | 150 s (150–151) | – | – | ≤ 150 s | no | – |"
-    assert (
-        lines[3]
-        == "| labels | 1.00 s (1.00–1.00) | 2.00 s (2.00–2.00), a bare loop | 2.00× | ≥ 2× | yes | 4.00 s (4.00–4.00) |"
-    )
+    assert lines[3] == "| labels | 1.00 s | 2.00 s, a bare loop | 2.00× | ≥ 2× | yes | 4.00 s |"
     assert lines[4] == "| c | – | – | – | – | – | – |"
     assert "- c: failed, ValueError: no" in lines
     assert lines[-1] == "- a: before its measurements at most 50% of the processor in use, load 1.5"

@@ -354,14 +354,14 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_made(
     benchmark.check_room(replace(plan, libraries=[LIBRARY]))
 
 
-def test_many_values_are_written_as_percentiles() -> None:
-    row = benchmark.Row("a", "b", "ms", {"ours": [float(n) for n in range(1, 101)], "few": [1.23456]})
-    found = benchmark.written(row)
-    assert found["values"]["few"] == [1.23456]
-    assert found["values"]["ours"] == {
-        "p0": 1, "p5": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95, "p99": 99, "p100": 100,
-    }  # fmt: skip
-    assert found["figures"]["ours"]["count"] == 100
+def test_every_value_is_written_and_each_round_has_a_figure_of_its_own(
+    measured: tuple[dict[str, Any], list[Any]],
+) -> None:
+    rows = {row["name"]: row for row in measured[0]["rows"]}
+    found = rows["all 1,500"]
+    assert len(found["values"]["ours"]) == COUNTS.questions
+    assert (len(found["repeated"]["ours"]), found["repeats"]) == (2, 2)
+    assert found["repeated"]["ours"][0] == max(found["values"]["ours"][: COUNTS.questions // 2])
 
 
 # ---- processes and the command line

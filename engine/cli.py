@@ -17,84 +17,7 @@ from engine import EngineError, InvalidInput, chat_command, memory_commands, mod
 from engine.console import complain, for_stdout, opened, show
 from engine.inputs import check_dialogue
 from engine.instructions import Language
-
-_HELP: dict[str, tuple[str, str]] = {
-    "": ("offline, Korean-first assistant brain", "오프라인 한국어 비서의 두뇌"),
-    "chat": ("talk, with memories; /help tells more", "기억하며 대화합니다. /도움 에 더 있습니다"),
-    "--session": ("which conversation goes on; its name", "이어 갈 대화의 이름"),
-    "--system": ("what stands in for the usual instruction", "평소의 지시 대신 쓸 말"),
-    "--memory": (
-        "auto: told and searched for memories; read: only told; off: neither",
-        "auto: 기억을 쓰고 찾아 둠, read: 쓰기만 함, off: 둘 다 안 함",
-    ),
-    "ask": ("answer one message, streamed", "한 마디에 답합니다"),
-    "extract": ("find what is worth remembering in a dialogue", "대화에서 기억할 것을 찾습니다"),
-    "classify": ("say which category each text belongs to", "글을 분류합니다"),
-    "summarize": ("summarise a text or a dialogue", "글이나 대화를 요약합니다"),
-    "embed": ("print the vector of each text", "글의 벡터를 출력합니다"),
-    "remember": ("store a memory", "기억을 저장합니다"),
-    "search": ("find memories by meaning", "뜻으로 기억을 찾습니다"),
-    "memory": (
-        "list, show, correct, forget, export or import memories",
-        "기억을 보고, 고치고, 지우고, 내보내고, 가져옵니다",
-    ),
-    "list": ("all of them", "모두 보여 줍니다"),
-    "show": ("one memory", "하나를 보여 줍니다"),
-    "history": ("what was so before a memory, and after", "그 기억의 예전과 나중"),
-    "edit": ("correct the text of a memory", "기억의 글을 고칩니다"),
-    "forget": ("remove a memory for good", "기억을 완전히 지웁니다"),
-    "export": ("write memories to a file of JSON Lines", "기억을 JSON Lines 파일로 내보냅니다"),
-    "backup": ("copy the database, also while it is used", "쓰는 중에도 데이터베이스를 복사합니다"),
-    "path?": ("a file; else one in the folder of memories", "파일. 없으면 기억 폴더 안"),
-    "--superseded": ("also what is no longer so", "지금은 아닌 예전 기억도"),
-    "--history": ("also what was so before, and after", "예전과 나중 기억도"),
-    "--prove": (
-        "search every file for it, before and after; 1 if a trace is left",
-        "지우기 전과 뒤에 모든 파일을 뒤져 확인. 흔적이 남으면 1",
-    ),
-    "--user": ("whose memories, where several users have some", "여러 사용자 가운데 누구의 기억인지"),
-    "--vectors": ("vectors too, so that an import need not make them", "가져올 때 다시 만들지 않도록 벡터도"),
-    "--category": ("one of the eight categories", "여덟 분류 가운데 하나"),
-    "--when": ("when it happens or happened, such as 2026-03-05", "언제 일인지 (예: 2026-03-05)"),
-    "--source": ("who or what it comes from", "어디에서 나온 말인지"),
-    "--no-judge": ("compare it with no older memory", "예전 기억과 견주지 않음"),
-    "--since": ("from this day on, such as 2026-03-05", "이날부터 (예: 2026-03-05)"),
-    "--until": ("up to this day", "이날까지"),
-    "--min-score": ("only what scores so much, from 0 to 1", "점수가 이 이상인 것만 (0~1)"),
-    "--explain": ("show what a score is made of", "점수를 이루는 값도 출력"),
-    "models": ("list, plan, download, verify or remove models", "모델을 보고, 내려받고, 확인하고, 지웁니다"),
-    "plan": ("what profiles, roles or models need, before a download", "내려받기 전에 필요한 용량과 메모리를 봅니다"),
-    "pull": (
-        "download profiles, roles or models; without a name, all of the profile in use",
-        "프로필, 역할 또는 모델을 내려받습니다. 이름이 없으면 쓰는 프로필 전체",
-    ),
-    "names*": ("such as chat, commercial or qwen2.5:7b", "예: chat, commercial, qwen2.5:7b"),
-    "names+": ("models, such as qwen2.5:7b", "모델 이름 (예: qwen2.5:7b)"),
-    "path": ("a file or folder", "파일 또는 폴더"),
-    "name?": ("the model it is; else all that are found", "모델 이름. 없으면 찾은 모델 모두"),
-    "verify": ("hash the files anew; damaged ones are put aside", "파일을 다시 확인하고 손상된 것은 치워 둡니다"),
-    "remove": ("delete the files of models", "모델 파일을 지웁니다"),
-    "import": (
-        "take from a file or folder what is not here yet, checked",
-        "파일이나 폴더에서 없는 것을 확인하며 가져옵니다",
-    ),
-    "--dest": ("the models folder to use", "쓸 모델 폴더"),
-    "--from": ("take the files from a folder, such as a USB stick", "폴더(USB 등)에서 파일을 가져옵니다"),
-    "--dry-run": ("only show what would be fetched", "내려받지 않고 보여 주기만 합니다"),
-    "status": (
-        "what is loaded, and what a load would take",
-        "올라온 모델과 쓰는 메모리, 올릴 때 드는 메모리",
-    ),
-    "doctor": ("check this machine: what to mend, which profiles run here", "컴퓨터 점검: 고칠 것과 돌아가는 프로필"),
-    "demo": ("the main job on the starter models", "작은 모델로 보는 시연"),
-    "-k": ("how many at most", "몇 개까지"),
-    "--speed": ("measure what a user waits for; takes a minute", "사용자가 기다리는 시간을 측정 (1분쯤)"),
-    "--retune": ("measure again: all chat models, or one", "다시 측정: 모든 대화 모델 또는 하나"),
-    "--profile": ("a profile of models.toml", "models.toml의 프로필"),
-    "--home": ("folder of memories", "기억을 두는 폴더"),
-    "--json": ("print one JSON value", "JSON 값 하나로 출력"),
-    "--quiet": ("no progress, no messages", "진행 상황과 안내를 출력하지 않음"),
-}
+from engine.manual import VERBS, Manual
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,33 +61,36 @@ def locale_language() -> Language:
     return "ko" if re.match(r"(?i)ko(rean)?(?![a-z])", named) else "en"
 
 
-def _parser(language: Language) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gieok", description=_told("", language))
+def _parser(language: Language) -> Manual:
+    parser = Manual(language=language)
     parser.set_defaults(language=language, profile=None, home=None, json=False, quiet=False)
-    _add_words(parser, _EVERYWHERE, language)
-    groups = {"": parser.add_subparsers(metavar="VERB", required=True)}
+    _add_everywhere(parser)
+    groups = {"": parser.verbs()}
     for path, (run, words) in _VERBS.items():
-        group, _, name = path.rpartition(" ")
+        group = path.rpartition(" ")[0]
         if group not in groups:
-            above = groups[""].add_parser(group, help=_told(group, language), description=_told(group, language))
-            groups[group] = above.add_subparsers(metavar="VERB", required=True)
-        verb = groups[group].add_parser(name, help=_told(name, language), description=_told(name, language))
+            above = _add_verb(groups[""], group, language)
+            groups[group] = above.verbs()
+            _add_everywhere(above)
+        verb = _add_verb(groups[group], path, language)
         verb.set_defaults(run=run)
-        _add_words(verb, (*words, *_EVERYWHERE), language)
+        for word in words:
+            section = "options" if word in _OPTIONS else "arguments"
+            many = word[-1] if word[-1] in "+*?" else None
+            verb.word(word, section, _OPTIONS.get(word) or {"nargs": many})
+        _add_everywhere(verb)
     return parser
 
 
-def _add_words(parser: argparse.ArgumentParser, words: Sequence[str], language: Language) -> None:
-    for word in words:
-        if word in _OPTIONS:
-            parser.add_argument(word, help=_told(word, language), **_OPTIONS[word])
-        else:
-            told = _told(word, language) if word in _HELP else None  # of the rest, the verb says enough
-            parser.add_argument(word.rstrip("+*?"), nargs={"+": "+", "*": "*", "?": "?"}.get(word[-1]), help=told)
+def _add_verb(group: Any, path: str, language: Language) -> Manual:
+    name, told = path.rpartition(" ")[2], VERBS[path][language == "ko"]
+    verb: Manual = group.add_parser(name, path=path, language=language, help=told)
+    return verb
 
 
-def _told(name: str, language: Language) -> str:
-    return _HELP[name][language == "ko"]
+def _add_everywhere(parser: Manual) -> None:
+    for word in _EVERYWHERE:
+        parser.word(word, "everywhere", _OPTIONS[word])
 
 
 def _parsed(language: Language, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -250,9 +176,10 @@ _VERBS: dict[str, tuple[Callable[[Any], int | None], tuple[str, ...]]] = {
     "models remove": (model_commands.remove, ("names+", "--dest")),
     "models import": (model_commands.take, ("path", "name?", "--dest")),
 }
-_EVERYWHERE = ("--profile", "--home", "--json", "--quiet")  # before the verb or behind it
+_EVERYWHERE = ("--help", "--profile", "--home", "--json", "--quiet")  # before the verb or behind it
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "--profile": {"default": argparse.SUPPRESS},
+    "--help": {"action": "help"},
+    "--profile": {"default": argparse.SUPPRESS, "metavar": "NAME"},
     "--home": {"default": argparse.SUPPRESS, "metavar": "DIR"},
     "--json": {"action": "store_true", "default": argparse.SUPPRESS},
     "--quiet": {"action": "store_true", "default": argparse.SUPPRESS},

@@ -98,7 +98,7 @@ class Engine:
         `context` is quoted as data before the last user message. `schema` is a JSON Schema or a pydantic model that
         the answer follows, `Reply.parsed` its value; where `max_tokens` cuts it, at most 512 tokens that take no model
         time close it, or `parsed` is None. `model` is a role or a name. Raises `InvalidInput`, `ContextOverflow`,
-        `SchemaError`, `ModelNotFound`, `EngineClosed`.
+        `SchemaError`, `ModelNotFound`, `ModelCorrupt`, `OutOfBudget`, `EngineClosed`.
         """
         return self.stream(messages, context=context, schema=schema, model=model, **sampling).reply
 
@@ -245,7 +245,7 @@ class Engine:
         kind: TextKind = "passage",
         heads: Sequence[Head] = HEADS,
     ) -> Embeddings:
-        """Return the vectors of one text or several; a single string gives n = 1.
+        """Return the vectors of n texts, of one string n = 1: `dense` is (n, d) float32, unit length, rows in order.
 
         `kind="query"` is for what is searched with, where the model tells the two apart. Only `heads` are computed;
         a multi-vector takes 4 KB a token. A text longer than the model reads at once is read in windows, to its end.
@@ -432,7 +432,7 @@ class Engine:
         self._pool.unload(role)
 
     def plan(self, role: str) -> LoadPlan:
-        """Return what loading the model of a role or name would take of RAM, part by part, and what it would do.
+        """Return what loading the model of a role or name would take of RAM, part by part in bytes, and would do.
 
         Nothing is loaded. Raises `ModelNotFound` for an unknown name, `ModelCorrupt`, `EngineClosed`.
         """
@@ -440,15 +440,16 @@ class Engine:
         return self._pool.plan(role)
 
     def status(self) -> Status:
-        """Return what is held and loaded, and how much memory the process takes. Raises `EngineClosed`."""
+        """Return what is held and loaded, and the bytes of RAM that the process takes. Raises `EngineClosed`."""
         self._worker.check()
         return self._pool.status(self._profile, str(self._home))
 
     def doctor(self, *, retune: bool | str = False, speed: bool = False) -> dict[str, Any]:
         """Return what this machine is and lacks, which profiles it runs, and how models run best on it; JSON-ready.
 
-        `retune` measures again, and unloads: all installed chat models, or that of a role or name. `speed` unloads all,
-        and measures what a user waits for. Raises `ModelNotFound`, `InvalidInput`, `Cancelled`, `EngineClosed`.
+        Sizes are bytes, times seconds. `retune` measures again, and unloads: all installed chat models, or that of a
+        role or name. `speed` unloads all, and measures what a user waits for. Raises `ModelNotFound`, `InvalidInput`,
+        `Cancelled`, `EngineClosed`.
         """
         from engine import doctor
 

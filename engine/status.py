@@ -16,11 +16,11 @@ Verdict = Outlook | Literal["loaded", "unknown"]
 class LoadPlan:
     """What a load would take and do, told before anything is allocated.
 
-    `ram` is part by part, `measured` whether its total was measured here at an earlier load. Of `budget`, which is
-    never more than the machine has, `held` is taken. `evicts` names the idle models that would go; with the verdict
-    "waits" running requests must end first; "unknown" is what nobody can say before its files are here. `fallback` is
-    who answers where the model is too large or cannot load. `adapters` are file names, with their scale where it is
-    not 1; `ram` has them, too.
+    Sizes are bytes. `ram` is part by part, `measured` whether its total was measured here at an earlier load. Of
+    `budget`, which is never more than the machine has, `held` is taken. `evicts` names the idle models that would go;
+    with the verdict "waits" running requests must end first; "unknown" is what nobody can say before its files are
+    here. `fallback` is who answers where the model is too large or cannot load. `adapters` are file names, with their
+    scale where it is not 1; `ram` has them, too.
     """
 
     model: str
@@ -71,7 +71,10 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that memory is held for: a model, the Korean analyser, the vector index, a preparation."""
+    """Something that memory is held for: a model, the Korean analyser, the vector index, a preparation.
+
+    In bytes, of which `mapped` are pages of files.
+    """
 
     name: str
     bytes: int

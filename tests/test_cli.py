@@ -6,10 +6,13 @@ import argparse
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +20,12 @@ import numpy as np
 import pytest
 
 import engine
-from engine import cli, console
+from engine import cli, console, manual
 from engine.config import packaged_file
 from engine.errors import ConfigError, EngineError, InvalidInput, MemoryNotFound, ModelNotFound
 from engine.footprint import Footprint
 from engine.inputs import CATEGORIES, check_dialogue
+from engine.instructions import Language
 from engine.metrics import Progress, Usage
 from engine.records import Hit, Memory
 from engine.status import LoadPlan, Status
@@ -498,49 +502,146 @@ def test_the_language_is_the_locales(monkeypatch: pytest.MonkeyPatch, variables:
     assert cli.locale_language() == language
 
 
-def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield every verb below a parser, with its name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, child in action.choices.items():
-                yield name, child
-                yield from parsers(child)
+@cache
+def pages(language: Language) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every verb and group by its path; "" is the command itself."""
+    found = {"": cli._parser(language)}
+    for path in manual.VERBS:
+        if path:
+            group, _, name = path.rpartition(" ")
+            verbs = [a for a in found[group]._actions if isinstance(a, argparse._SubParsersAction)]
+            found[path] = verbs[0].choices[name]
+    return found
 
 
-def test_every_verb_and_option_is_documented_in_both_languages() -> None:
-    english, korean = (list(parsers(cli._parser(language))) for language in ("en", "ko"))
-    assert {"ask", "list", "pull", "demo"} < {name for name, _ in english}
-    used = {""}
-    for (name, told), (_, also_told) in zip(english, korean, strict=True):
-        used.add(name)
-        assert (told.description, also_told.description) == cli._HELP[name]
-        options = [[a for a in p._actions if a.option_strings[-1:] != ["--help"]] for p in (told, also_told)]
-        for one, other in zip(*options, strict=True):
-            if one.option_strings:
-                assert (one.help, other.help) == cli._HELP[one.option_strings[-1]]
-                used.add(one.option_strings[-1])
-            elif one.help:
-                word = f"{one.dest}{one.nargs or ''}"
-                assert (one.help, other.help) == cli._HELP[word]
-                used.add(word)
-    top = [a for a in cli._parser("en")._actions if a.option_strings and a.dest != "help"]
-    used |= {option.option_strings[-1] for option in top}
-    assert used == set(cli._HELP)
-    for in_english, in_korean in cli._HELP.values():
-        assert in_english.isascii()
-        assert any("가" <= letter <= "힣" for letter in in_korean)
+def test_every_verb_argument_and_option_is_told_in_both_languages() -> None:
+    english, korean = pages("en"), pages("ko")
+    assert english.keys() - {"", "memory", "models"} == cli._VERBS.keys()
+    told = set()
+    for path in manual.VERBS:
+        assert (english[path].description, korean[path].description) == manual.VERBS[path]
+        words = [[a for a in page[path]._actions if a.help != argparse.SUPPRESS] for page in (english, korean)]
+        for one, other in zip(*words, strict=True):
+            if not isinstance(one, argparse._SubParsersAction):
+                plural = f"{one.dest}{one.nargs or ''}"
+                name = one.option_strings[-1] if one.option_strings else plural
+                name = f"{path} {name}" if f"{path} {name}" in manual.WORDS else name
+                assert (one.help, other.help) == manual.WORDS[name]
+                told.add(name)
+    assert told == manual.WORDS.keys()  # nothing is told of what is not there
 
 
-def test_help_speaks_the_locales_language(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    for locale, at in (("ko_KR.UTF-8", 1), ("en_US.UTF-8", 0)):
-        monkeypatch.setenv("LC_ALL", locale)
-        for command in ([], *([name] for name, _ in parsers(cli._parser("en")) if name in {"ask", "memory"})):
-            with pytest.raises(SystemExit) as ended:
-                cli.main([*command, "--help"])
-            assert ended.value.code == 0
-            out, err = capsys.readouterr()
-            assert err == ""
-            assert cli._HELP[command[0] if command else ""][at] in out
+LOCALES = {"en": "en_US.UTF-8", "ko": "ko_KR.UTF-8"}
+
+
+def page(capsys: Output, monkeypatch: pytest.MonkeyPatch, language: str, path: str) -> str:
+    """Return what `gieok PATH --help` prints."""
+    monkeypatch.setenv("LC_ALL", LOCALES[language])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*path.split(), "--help"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    return out
+
+
+@pytest.mark.parametrize("language", LOCALES)
+@pytest.mark.parametrize("path", manual.VERBS)
+def test_a_page_fits_80_columns_and_is_in_one_language(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, language: str, path: str
+) -> None:
+    told = page(capsys, monkeypatch, language, path)
+    assert max(manual.width(line) for line in told.splitlines()) <= 80
+    prose, _, examples = told.partition("보기:" if language == "ko" else "examples:")
+    assert bool(examples) is (path == "")
+    told = re.sub(r"(?m)^(사용법|usage): .*\n( {8,}.*\n)*", "", prose)
+    words = set(re.findall(r"(?a)[A-Za-z](?:[\w./:-]*\w)?", told))
+    if language == "en":
+        assert prose.isascii()
+    else:
+        assert words <= names_of(path), words - names_of(path)
+
+
+def names_of(path: str) -> set[str]:
+    """Return the words that are the same in every language: what a user types or finds so called."""
+    parser = pages("ko")[path]
+    typed = {word for action in parser._actions for word in (*action.option_strings, action.metavar, action.dest)}
+    typed |= {word.lstrip("-") for word in typed if isinstance(word, str)}
+    verbs = {word for name in manual.VERBS for word in name.split()}
+    variables = {word for name in manual._VARIABLES for word in name.split(", ")}
+    names = {"gieok", "Gieok", "VERB", "--help", "default", "models.toml", "JSON", "Lines", "UTF-8", "USB", "Ctrl-C"}
+    names |= {"Python", "PyInstaller", "id", "ko", "read", "off", "auto", "role", "content", "at", "h", "k", "N", "X"}
+    names |= {"chat", "commercial", "qwen2.5:7b", *CATEGORIES}
+    return {word for word in typed | verbs | variables | names if isinstance(word, str)}
+
+
+@pytest.mark.parametrize("language", LOCALES)
+def test_the_page_of_the_command_has_all_that_verbs_share(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    told = page(capsys, monkeypatch, language, "")
+    korean = language == "ko"
+    for path in cli._VERBS:
+        [line] = [line for line in told.splitlines() if line.startswith(f"  {path:<17}")]
+        assert line[19:].split()[0] == manual.VERBS[path][korean].split()[0]
+    for word in (*cli._EVERYWHERE, "0  ", "1  ", "2  ", "130  "):
+        assert f" {word}" in told
+    read = {name for file in PACKAGE.rglob("*.py") for name in VARIABLE.findall(file.read_text(encoding="utf-8"))}
+    assert {"GIEOK_HOME", "HF_TOKEN"} <= read | {"HF_TOKEN"}
+    for name in read:
+        assert f"\n  {name} " in told, name
+
+
+PACKAGE = Path(engine.__file__).parent
+VARIABLE = re.compile(r"""(?:environ\.get\(|environ\[)["'](GIEOK_\w+|HF_ENDPOINT|HF_HUB_OFFLINE|NO_COLOR)""")
+
+
+def test_an_example_of_the_page_is_understood() -> None:
+    for line in manual._EXAMPLES:
+        gieok, *words = shlex.split(line.partition(" > ")[0])
+        assert gieok == "gieok"
+        assert callable(cli._parsed("en", words).run)
+
+
+@pytest.mark.parametrize(
+    ("command", "english", "korean"),
+    [
+        ([], "the following arguments are required: VERB", "빠진 인자: VERB"),
+        (["remember"], "the following arguments are required: text", "빠진 인자: text"),
+        (["status", "--foo"], "unrecognized arguments: --foo", "모르는 인자: --foo"),
+        (["search", "a", "-k"], "argument -k: expected one argument", "-k: 값이 있어야 합니다"),
+        (["search", "a", "-k", "x"], "argument -k: invalid int value: 'x'", "-k: 'x'는(은) 알맞은 값이 아닙니다"),
+        (["status", "--json=3"], "argument --json: ignored explicit argument '3'", "--json: 값을 받지 않습니다: '3'"),
+        (["chat", "--s", "a"], "ambiguous option: --s could match --", "--s는(은) 여럿일 수 있습니다: --"),
+        (["pul"], "argument VERB: invalid choice: 'pul' (choose from", "VERB: 'pul'는(은) 없습니다. 고를 수 있는 것: "),
+        (["chat", "--memory", "x"], "argument --memory: invalid choice: 'x' (choose", "--memory: 'x'는(은) 없습니다"),
+    ],
+)
+def test_a_wrong_command_is_told_in_the_locales_language_and_is_2(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, command: list[str], english: str, korean: str
+) -> None:
+    for language, wrong, usage in (("en", f"error: {english}", "usage: "), ("ko", f"오류: {korean}", "사용법: ")):
+        monkeypatch.setenv("LC_ALL", LOCALES[language])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command)
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (2, "")
+        assert err.startswith(usage) and wrong in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("ab cd efg", ["ab cd efg"]),
+        ("ab cd efgh", ["ab cd", "efgh"]),
+        ("가나 다라", ["가나 다라"]),
+        ("가나 다라마", ["가나", "다라마"]),
+        ("가나다라마바 사", ["가나다라마바", "사"]),
+    ],
+)
+def test_lines_break_where_a_terminal_is_full(text: str, lines: list[str]) -> None:
+    assert manual.wrapped(text, 9) == lines
 
 
 # ---- progress

@@ -30,7 +30,7 @@ _INSTRUCTIONS = {
     "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm",
 }  # fmt: skip
 _NEEDED = ("AVX2", "NEON")  # one of these has every processor of the last ten years that models run on
-_SQLITE = (3, 51, 3)  # before it, two connections could lose what a log was reset under (docs/design.md)
+_SQLITE = (3, 51, 3)  # before it, two connections could lose what a log was reset under (docs/internals.md)
 _PYTHON = (3, 11)
 _SPARE = 100_000_000  # bytes of disk that a home should have left beside what its database needs
 

@@ -533,7 +533,7 @@ def test(checkout: Checkout, arguments: list[str]) -> int:
 
 def lint(checkout: Checkout, arguments: list[str]) -> int:
     prepare(checkout, "lint")
-    mypy = ["mypy", "--strict", "engine", "scripts"]
+    mypy = ["mypy", "--strict", "engine", "scripts", "examples", "pytest_gieok.py"]
     runs = [["ruff", "check", *arguments], ["ruff", "format", "--check"], mypy]
     return max(hand_over(checkout, ["-m", *run]) for run in runs)
 
@@ -569,7 +569,7 @@ def models_folder(checkout: Checkout) -> str:
 def leftovers(checkout: Checkout) -> list[Path]:
     """The folders that the set-up and the tools made in the clone."""
     made = [checkout.root / name for name in (".venv.trash", ".venv", *CACHES)]
-    for folder in ("engine", "scripts", "tests"):
+    for folder in ("engine", "examples", "scripts", "tests"):
         made += (checkout.root / folder).rglob("__pycache__")
     return [path for path in made if path.is_dir() and not path.is_symlink()]
 

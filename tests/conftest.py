@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Two workers share the cores: a thread that spins while it waits for its like takes them from who works. Before llama.cpp.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from engine import Engine, config, layout
 from engine.llama import Model
 

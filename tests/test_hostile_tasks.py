@@ -128,7 +128,7 @@ def test_whose_words_they_are_is_told_by_their_form(hollow: Engine, form: str) -
 
 @pytest.mark.parametrize("form", UNTOLD)
 def test_what_form_cannot_tell_is_a_documented_limit(hollow: Engine, form: str) -> None:
-    """If one of these comes to be told, docs/design.md has to say so."""
+    """If one of these comes to be told, docs/security.md has to say so."""
     assert all(any(said in text for text in kept(hollow, UNTOLD[form](said))) for said in STATED)
 
 

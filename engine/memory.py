@@ -118,6 +118,8 @@ class MemoryStore:
 
     def _prepare(self, texts: list[str]) -> list[_Prepared]:
         """Embed texts, and find their words meanwhile: both may load what they need."""
+        if self._store.exists():
+            self._store.hold()  # who may not write is told before anything loads
         space = self._faculties.space()
         words = self._begin_words(texts)
         vectors = spaces.coded(self._faculties.embed(texts, "passage", space))

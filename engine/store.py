@@ -112,10 +112,15 @@ class Store:
         with self._alone() as db, db:
             yield db
 
+    def hold(self) -> None:
+        """Become the process that writes. Raises `StoreLocked`, within a second, if another one does."""
+        with self._alone():
+            pass
+
     def claim(self) -> bool:
         """Become the process that writes, if no other one does; return whether this is it."""
-        with contextlib.suppress(StoreLocked), self._alone():
-            pass
+        with contextlib.suppress(StoreLocked):
+            self.hold()
         return self.is_writer
 
     def owe_wipe(self, db: Connection) -> None:

@@ -527,7 +527,7 @@ def test(checkout: Checkout, arguments: list[str]) -> int:
     # The option makes Python report every file that is opened without naming its encoding.
     # Two workers, also on a machine of many cores: each of them holds models. A file's tests share what they load. A
     # worker that crashes ends the run: one in its place waits for ever for tests.
-    workers = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
+    workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart", "0"]
     return hand_over(checkout, ["-X", "warn_default_encoding", "-m", "pytest", *workers, *arguments])
 
 

@@ -393,7 +393,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 PULL = ["-m", "engine", "models", "pull", "starter"]
 
 
-WORKERS = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
+WORKERS = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart", "0"]
 
 
 @pytest.mark.parametrize(

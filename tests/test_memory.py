@@ -582,6 +582,18 @@ def test_one_home_has_one_writer_and_others_read(
         assert len(remember(second, WORK)) == 1, "and when it is gone this one may write"
 
 
+def test_who_may_not_write_is_told_before_a_model_loads(home: Path, store: MemoryStore) -> None:
+    food = remember(store, FOOD)[0]
+
+    def embed(texts: list[str], kind: str, space: Space) -> Embedded:
+        raise AssertionError("the model was asked")
+
+    with closing(made(home, embed=embed)) as second:
+        for call in (lambda: remember(second, DOG), lambda: second.update(food.id, {"text": DOG})):
+            with pytest.raises(StoreLocked):
+                call()
+
+
 FORK = """
 import os, sys
 from pathlib import Path

@@ -30,9 +30,9 @@ SYSTEM = (
 @pytest.mark.slow
 def test_mixed_calls_of_threads_and_tasks(tmp_path: Path) -> None:
     """A tenth of what `scripts/soak.py mixed` runs."""
-    report = soak(tmp_path, 50, seed=15, probes=PROBES[:1])
+    report = soak(tmp_path, 30, seed=15, probes=PROBES[:1])
     assert not report.failures
-    assert report.kinds.total() == 50 and report.compared > 20 and report.weighed > 0
+    assert report.kinds.total() == 30 and report.compared > 10 and report.weighed > 0
     assert max(report.batches) > 4, "there was nothing to mix up"
     # the comparison can fail: an answer that belongs to another does not pass
     assert report.noticed > 0.9 * report.compared

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +19,26 @@ from engine.llama import Model
 
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep a developer's own settings and memories out of the tests."""
-    for name in ("GIEOK_CONFIG", "GIEOK_PROFILE"):
+    """Keep a developer's own settings and memories out of the tests; in children libraries may open files as they do."""
+    for name in ("GIEOK_CONFIG", "GIEOK_PROFILE", "PYTHONWARNDEFAULTENCODING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIEOK_HOME", str(tmp_path / "default-home"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """Keep what a script under test says to the log from tests behind it."""
+    logger = logging.getLogger("engine")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _old_objects_are_left_alone() -> None:
+    """An unload collects garbage: not among a million objects of torch and of earlier files, every time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_a_model_comes(run: Run, tmp_path: Path) -> None:
     assert (status, out) == (0, f"{tmp_path / 'models/tiny/a.gguf'}\n")
     assert err.startswith("tiny · org/tiny · MIT\n") and "\x1b" not in err and "\r" not in err
     assert came(tmp_path / "models")
-    assert run("tiny", "--quiet", "--json") == (0, json.dumps([out.strip()]) + "\n", "")
+    assert run("tiny", "--quiet", "--json") == (0, json.dumps([out.strip()], ensure_ascii=False) + "\n", "")
 
 
 def test_the_command_of_the_package_is_the_same(run: Run, tmp_path: Path) -> None:

@@ -385,8 +385,8 @@ def test_the_command_makes_a_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     monkeypatch.setattr(benchmark, "measure", measure)
     output = tmp_path / "memory.json"
-    asked = f"memory --memories 3000 --million --rows reopen,change --rounds 2 --folder {tmp_path} --output {output}"
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *asked.split()])
+    asked = "memory --memories 3000 --million --rows reopen,change --rounds 2".split()
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *asked, "--folder", str(tmp_path), "--output", str(output)])
     command.main()
     (plan,) = plans
     assert plan == benchmark.Plan(

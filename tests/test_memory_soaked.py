@@ -122,6 +122,7 @@ def test_what_is_forgotten_while_a_backup_is_made_is_not_in_it(home: Path) -> No
 def test_pages_that_do_not_fit_each_other_are_noticed_after_a_kill(store: MemoryStore, home: Path) -> None:
     """A damaged log that was copied in half gave back less than the file had: a tree of two times."""
     store.remember([f"적어 둔 말 {n}" for n in range(300)], user=USER, judge=False)
+    assert store.wait(60)
     backup = store.backup()
     store._store.wipe()  # all of it is in the file
     store.remember(["다른 말"], user=USER, judge=False)

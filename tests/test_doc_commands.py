@@ -42,6 +42,10 @@ INSTEAD = {
         ".venv/bin/python scripts/benchmark.py runtime --shape qwen2.5-3b --rounds 3 --help",
         "takes an hour and 4 GB; tests/test_benchmark.py runs it with --quick",
     ),
+    ".venv/bin/python scripts/benchmark.py all --shape qwen2.5-0.5b": (
+        ".venv/bin/python scripts/benchmark.py all --shape qwen2.5-0.5b --help",
+        "takes the better part of an hour and 3 GB; tests/test_benchmark_all.py runs it with --quick",
+    ),
     ".venv/bin/python scripts/benchmark.py expectations --chat qwen2.5-7b --output docs/benchmarks/expectations.json": (
         ".venv/bin/python scripts/benchmark.py expectations --help",
         "takes twenty minutes and 10 GB; tests/test_expectations.py plays it",

@@ -213,6 +213,23 @@ def test_the_readmes_lead_to_every_page() -> None:
 # ---- figures and places that are told
 
 
+def table(page: str, first: str) -> list[list[str]]:
+    """Return the rows of the table whose head begins with `first`."""
+    _, found = (ROOT / page).read_text(encoding="utf-8").split(f"| {first} |", 1)
+    lines = found.split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_figures_of_the_readmes_are_those_of_the_benchmark() -> None:
+    measured = [row[1:] for row in table("docs/benchmarks/benchmark.md", "part")]
+    shown = table("README.md", "work")
+    assert len(shown) > 10
+    assert [row for row in shown if row not in measured] == []
+    assert [row[1:] for row in table("README.ko.md", "일")] == [
+        ["예" if cell == "yes" else "아니요" if cell == "no" else cell for cell in row[1:]] for row in shown
+    ]
+
+
 def test_what_the_guide_says_of_memory_is_what_doctor_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIEOK_MODELS", str(tmp_path / "models"))  # none is here: the catalogue's figures
     [table] = [block for block in blocks("docs/guide.md") if block.language == "toml"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from engine import Engine, Progress
+from engine import Engine, Progress, tuning
 from engine.errors import Cancelled, EngineClosed, EngineError, OutOfBudget
 from engine.llama import Model, Vocabulary
 from engine.loader import Heed, Load, Loader
@@ -697,6 +697,7 @@ def test_a_load_that_fails_after_the_weights_leaves_nothing(tmp_path: Path, monk
     with Engine(profile="starter", home=tmp_path) as engine:
         with monkeypatch.context() as patch:
             patch.setattr("engine.llama.Context", Broken)
+            patch.setattr("engine.tuning.recall", lambda *_: tuning.usual())  # else contexts are made to measure, too
             with pytest.raises(OutOfBudget, match=r"the system refused.*no more") as caught:
                 engine.chat("Hi.")
         assert isinstance(caught.value.__cause__, MemoryError)

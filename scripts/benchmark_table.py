@@ -14,7 +14,8 @@ _HEAD = """\
 
 Made by `python scripts/benchmark.py all`; all values are in [benchmark.json](benchmark.json). The sides of a row take
 turns in one run (A B A B), each in a process of its own. A figure is a median unless it says otherwise; in brackets are
-the lowest and the highest run. `python scripts/benchmark.py again docs/benchmarks/benchmark.json NEW/benchmark.json`
+the lowest and the highest run. A ratio is the way round in which it is wanted; where nothing is, ours is the better
+one above 1. `python scripts/benchmark.py again docs/benchmarks/benchmark.json NEW/benchmark.json`
 compares what was measured elsewhere, or on another day.
 """
 

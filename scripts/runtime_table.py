@@ -92,12 +92,13 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours against theirs, the way round in which it is wanted; else theirs against ours."""
+        """Ours against theirs, the way round in which it is wanted; else so that above 1 ours is the better."""
         ours, theirs = self.figure(OURS), self.figure(self.against)
         if ours is None or theirs is None:
             return None
-        upside_down = self.wanted is not None and self.wanted.of == "ours/theirs"
-        return ours.value / theirs.value if upside_down else theirs.value / ours.value
+        more_is_better = self.unit.endswith("/s")
+        ours_first = self.wanted.of == "ours/theirs" if self.wanted else more_is_better
+        return ours.value / theirs.value if ours_first else theirs.value / ours.value
 
     @property
     def reached(self) -> bool | None:

@@ -55,6 +55,12 @@ def test_what_a_ratio_means_and_when_a_figure_is_reached(
     assert found.reached is reached
 
 
+@pytest.mark.parametrize(("unit", "ratio"), [("tokens/s", 2.0), ("s", 0.5), ("MB", 0.5)])
+def test_where_nothing_is_wanted_ours_is_better_above_one(unit: str, ratio: float) -> None:
+    found = table.Row("a", "work", unit, {"ours": [4.0], table.THEIRS: [2.0]})
+    assert found.ratio == pytest.approx(ratio)
+
+
 def test_the_95th_percentile_is_a_value_that_was_measured() -> None:
     assert table.p95([float(n) for n in range(50)]) == 47
     assert table.p95([3.0]) == 3.0

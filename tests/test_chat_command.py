@@ -634,10 +634,10 @@ class Terminal:
         import pty
 
         own, its = pty.openpty()
-        # UTF-8 named: where that locale is not installed, Python reads the paths of its own environment as ASCII
+        # not by LC_ALL: where that locale is not installed, Python reads the paths of its own environment as ASCII
         env = {**os.environ, "PYTHONPATH": str(Path(engine.__file__).parents[1]), "TERM": "xterm",
-               "GIEOK_CONFIG": str(packaged_file()), "LC_ALL": "ko_KR.UTF-8",
-               "PYTHONUTF8": "1", **variables}  # fmt: skip
+               "GIEOK_CONFIG": str(packaged_file()), "LC_ALL": "",
+               "LC_CTYPE": "C.UTF-8", "LC_MESSAGES": "ko_KR.UTF-8", **variables}  # fmt: skip
         command = [sys.executable, "-c", _AT_A_TERMINAL, "--profile", "starter", "--home", str(home), "chat", *options]
         self.process = subprocess.Popen(
             command, stdin=its, stdout=its, stderr=its, env=env, start_new_session=True, close_fds=True

@@ -698,7 +698,7 @@ def test_a_memory_is_stored_found_listed_and_forgotten(tmp_path: Path) -> None:
 @pytest.mark.model
 def test_the_starter_models_answer_and_extract(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text("[engine.sampling]\nmax_tokens = 8\n", encoding="utf-8")
-    short: dict[str, Any] = {"GIEOK_CONFIG": str(tmp_path / "short.toml"), "LC_ALL": "ko_KR.UTF-8", "PYTHONUTF8": "1"}
+    short: dict[str, Any] = {"GIEOK_CONFIG": str(tmp_path / "short.toml"), "LC_ALL": "C.UTF-8"}
     reply = told(run("--json", "--quiet", "ask", "Say hello.", home=tmp_path, **short))
     assert reply["text"]
     assert reply["usage"]["completion_tokens"] <= 8
